@@ -1,0 +1,28 @@
+//! What the eBPF programs and user space agree on: record layouts, map and program names, table
+//! geometry, the ledger's cells and the configuration set before load.
+//!
+//! `no_std` and free of dependencies on the kernel side. Every shared struct is `repr(C)`, has
+//! explicit padding, integer tags instead of `bool` or enums, alignment at most 8, and a size
+//! asserted at compile time.
+#![no_std]
+#![deny(missing_docs)]
+
+mod config;
+mod identity;
+mod ledger;
+mod names;
+mod record;
+mod table;
+
+pub use config::{ABSENT, CONFIG, Config, Layout};
+pub use identity::{NANOSECONDS_PER_TICK, exec_id};
+pub use ledger::{CpuLedger, Fate, HANDLERS, Handler};
+pub use names::{MAX_RING_SHARDS, RINGS, map, program};
+pub use record::{
+    ExecFlags, ExecRecord, ExitRecord, ForkRecord, Header, RecordKind, SyscallRecord, TimerRecord,
+};
+pub use table::{
+    Abi, BITMAP_UNION, BITMAPS, Bitmap, CountKey, Decode, Exe, OUT_OF_RANGE, Outcome, Overflow,
+    Process, SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotParameters, WhoAmI,
+    bitmap_of, slot,
+};

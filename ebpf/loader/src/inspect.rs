@@ -1,0 +1,194 @@
+//! What the kernel says of our programs and maps: what `bpftool prog list` and `map list` show.
+
+use std::{fs, os::fd::AsRawFd as _, os::fd::BorrowedFd};
+
+use aya::{maps::loaded_maps, programs::ProgramInfo};
+use ebpf_hello_abi::program;
+use serde::Serialize;
+
+use crate::{
+    Kernel, LoadError,
+    kernel::{PROCESS_PROGRAMS, program_names},
+};
+
+/// One of our programs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramStatus {
+    /// Kernel's id.
+    pub id: u32,
+    /// Name, as long as the kernel keeps it (15 bytes).
+    pub name: String,
+    /// Program type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Hash of its instructions, as bpftool prints it.
+    pub tag: String,
+    /// The raw tracepoint it is attached to now.
+    pub attached_to: Option<&'static str>,
+    /// Runs, while the kernel keeps statistics (`sysctl kernel.bpf_stats_enabled=1`).
+    pub runs: Option<u64>,
+    /// Average nanoseconds of a run, with [`ProgramStatus::runs`].
+    pub average_nanoseconds: Option<u64>,
+    /// Entries skipped because the program was already running on that CPU.
+    pub recursion_misses: Option<u64>,
+}
+
+/// One of our maps.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapStatus {
+    /// Kernel's id.
+    pub id: u32,
+    /// Name, as long as the kernel keeps it (15 bytes).
+    pub name: String,
+    /// Map type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Room: entries, or bytes of a ring buffer.
+    pub max_entries: u32,
+    /// Bytes of kernel memory.
+    pub memory: Option<u64>,
+}
+
+impl Kernel {
+    /// Every program that this instance has loaded.
+    ///
+    /// # Errors
+    /// The kernel does not answer for a program of ours.
+    pub fn programs(&self) -> Result<Vec<ProgramStatus>, LoadError> {
+        let mut programs = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            let attached_to = self.attached_to(name);
+            let failed = |error| LoadError::Program {
+                program: program_name(name),
+                error,
+            };
+            let info = program.info().map_err(failed)?;
+            programs.push(program_status(name, &info, attached_to)?);
+        }
+        programs.sort_by_key(|program| program.id);
+        Ok(programs)
+    }
+
+    fn attached_to(&self, name: &str) -> Option<&'static str> {
+        if name == program::SYS_ENTER {
+            return self.is_sys_enter_attached().then_some("sys_enter");
+        }
+        PROCESS_PROGRAMS
+            .iter()
+            .find(|(program, _)| *program == name && self.are_processes_attached())
+            .map(|(_, tracepoint)| *tracepoint)
+    }
+
+    /// Every map that this instance's programs use.
+    ///
+    /// # Errors
+    /// The kernel does not list a program's maps.
+    pub fn maps(&self) -> Result<Vec<MapStatus>, LoadError> {
+        let mut ids = std::collections::BTreeSet::new();
+        for (name, program) in self.ebpf.programs() {
+            let failed = |error| LoadError::Program {
+                program: program_name(name),
+                error,
+            };
+            ids.extend(
+                program
+                    .info()
+                    .and_then(|info| info.map_ids())
+                    .map_err(failed)?
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        let mut maps = Vec::new();
+        for info in loaded_maps() {
+            let info = info.map_err(LoadError::map("(listing)"))?;
+            if !ids.contains(&info.id()) {
+                continue;
+            }
+            let memory = info
+                .fd()
+                .ok()
+                .and_then(|fd| field(&descriptor_info(std::os::fd::AsFd::as_fd(&fd))?, "memlock"));
+            maps.push(MapStatus {
+                id: info.id(),
+                name: String::from_utf8_lossy(info.name()).into_owned(),
+                kind: info
+                    .map_type()
+                    .map_or_else(|_| "unknown".into(), |kind| format!("{kind:?}")),
+                max_entries: info.max_entries(),
+                memory,
+            });
+        }
+        Ok(maps)
+    }
+}
+
+fn program_status(
+    name: &str,
+    info: &ProgramInfo,
+    attached_to: Option<&'static str>,
+) -> Result<ProgramStatus, LoadError> {
+    let failed = |error| LoadError::Program {
+        program: program_name(name),
+        error,
+    };
+    let fd = info.fd().map_err(failed)?;
+    let text = descriptor_info(std::os::fd::AsFd::as_fd(&fd));
+    let read = |key| text.as_deref().and_then(|text| field(text, key));
+    let runs = read("run_cnt").filter(|runs| *runs > 0);
+    Ok(ProgramStatus {
+        id: info.id(),
+        name: name.to_owned(),
+        kind: kernel_name(&format!("{:?}", info.program_type()), "BPF_PROG_TYPE_"),
+        // As bpftool prints it: the bytes in the order the kernel keeps them.
+        tag: format!("{:016x}", info.tag().swap_bytes()),
+        attached_to,
+        runs,
+        average_nanoseconds: runs
+            .zip(read("run_time_ns"))
+            .map(|(runs, time)| time / runs),
+        recursion_misses: read("recursion_misses"),
+    })
+}
+
+/// A constant of the kernel's headers as bpftool prints it: `raw_tracepoint`.
+fn kernel_name(constant: &str, prefix: &str) -> String {
+    constant
+        .strip_prefix(prefix)
+        .unwrap_or(constant)
+        .to_lowercase()
+}
+
+/// The abi's own name of a program, for errors.
+fn program_name(name: &str) -> &'static str {
+    program_names()
+        .find(|known| *known == name)
+        .unwrap_or("(unknown)")
+}
+
+/// What proc_pid_fdinfo(5) shows of a BPF descriptor.
+fn descriptor_info(fd: BorrowedFd<'_>) -> Option<String> {
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()
+}
+
+/// The number after `key:` in an fdinfo.
+fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .and_then(|value| value.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "pos:\t0\nprog_tag:\tabc\nrun_time_ns:\t1200\nrun_cnt:\t3\n";
+        assert_eq!(field(text, "run_cnt"), Some(3));
+        assert_eq!(field(text, "run"), None);
+        assert_eq!(field(text, "prog_tag"), None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The user side of BPF: loads the programs, attaches them, fills their tables and reads their
+//! records. The only crate that knows aya.
+//!
+//! ```text
+//! Options ─ machine, btf ─▶ Config ─▶ Kernel::load ─▶ Kernel   tables, processes, ledger, counts
+//!                                                 └─▶ Reader   ring buffers ─▶ Record ─▶ Sink
+//! ```
+//!
+//! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
+
+pub mod btf;
+mod counts;
+mod error;
+mod exclusion;
+mod inspect;
+mod kernel;
+mod ledger;
+mod machine;
+mod options;
+mod reader;
+mod record;
+mod table;
+
+pub use counts::{CallCount, Counts};
+pub use ebpf_hello_abi as abi;
+pub use error::LoadError;
+pub use exclusion::Exclusion;
+pub use inspect::{MapStatus, ProgramStatus};
+pub use kernel::{ExitSource, Kernel, ProcessAge};
+pub use ledger::KernelLedger;
+pub use machine::NodeScope;
+pub use options::{MAX_TABLES, Options};
+pub use reader::{Reader, ReaderCounters, Sink, StopHandle};
+pub use record::{ExecView, Record, RecordError};
+pub use table::{HalfSpec, Handler, SlotSpec, TableSpec};

@@ -1,0 +1,230 @@
+//! Bytes from a ring buffer to typed records. Length and tag are checked before a field is read.
+
+use ebpf_hello_abi::{
+    ExecRecord, ExitRecord, ForkRecord, Header, RecordKind, SyscallRecord, TimerRecord,
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// One record, borrowed from its ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// A successful exec.
+    Exec(ExecView<'a>),
+    /// A process was made.
+    Fork(&'a ForkRecord),
+    /// A process ended.
+    Exit(&'a ExitRecord),
+    /// A traced system call.
+    Syscall(&'a SyscallRecord),
+    /// A timer call.
+    Timer(&'a TimerRecord),
+}
+
+/// An exec record and its variable parts.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecView<'a> {
+    /// The fixed part.
+    pub record: &'a ExecRecord,
+    /// The path given to execve.
+    pub filename: &'a [u8],
+    /// Arguments, each ended by a NUL; the last may be cut.
+    pub argv: &'a [u8],
+    binary: &'a [u8],
+    cwd: &'a [u8],
+}
+
+/// Why bytes are no record.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// Fewer bytes than the record's kind needs.
+    #[error("a record of {length} bytes, where {what} needs {needed}")]
+    Short {
+        /// What should have been there.
+        what: &'static str,
+        /// Bytes there are.
+        length: usize,
+        /// Bytes it takes.
+        needed: usize,
+    },
+    /// A kind this version does not know.
+    #[error("a record of unknown kind {0}")]
+    UnknownKind(u16),
+}
+
+impl<'a> Record<'a> {
+    /// Reads a record. `bytes` must be aligned to 8, as ring buffers align them.
+    ///
+    /// # Errors
+    /// Bytes that are too few, unaligned, or of an unknown kind.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let header: &Header = fixed(bytes, "a header")?.0;
+        Ok(match header.kind {
+            kind if kind == RecordKind::Exec as u16 => Record::Exec(ExecView::parse(bytes)?),
+            kind if kind == RecordKind::Fork as u16 => Record::Fork(fixed(bytes, "a fork")?.0),
+            kind if kind == RecordKind::Exit as u16 => Record::Exit(fixed(bytes, "an exit")?.0),
+            kind if kind == RecordKind::Syscall as u16 => {
+                Record::Syscall(fixed(bytes, "a system call")?.0)
+            }
+            kind if kind == RecordKind::Timer as u16 => Record::Timer(fixed(bytes, "a timer")?.0),
+            kind => return Err(RecordError::UnknownKind(kind)),
+        })
+    }
+
+    /// What every record begins with.
+    pub fn header(&self) -> &'a Header {
+        match self {
+            Record::Exec(exec) => &exec.record.header,
+            Record::Fork(record) => &record.header,
+            Record::Exit(record) => &record.header,
+            Record::Syscall(record) => &record.header,
+            Record::Timer(record) => &record.header,
+        }
+    }
+}
+
+impl<'a> ExecView<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (record, rest): (&ExecRecord, _) = fixed(bytes, "an exec")?;
+        let mut rest = rest;
+        let mut take = |length: u16, what| {
+            let (taken, left) =
+                rest.split_at_checked(usize::from(length))
+                    .ok_or(RecordError::Short {
+                        what,
+                        length: rest.len(),
+                        needed: usize::from(length),
+                    })?;
+            rest = left;
+            Ok(taken)
+        };
+        Ok(ExecView {
+            record,
+            filename: take(record.filename_length, "an exec's filename")?,
+            argv: take(record.argv_length, "an exec's argv")?,
+            binary: take(record.binary_length, "an exec's binary")?,
+            cwd: take(record.cwd_length, "an exec's working directory")?,
+        })
+    }
+
+    /// Path of the executed file in its mount namespace, below its root.
+    pub fn binary(&self) -> Vec<u8> {
+        path(self.binary)
+    }
+
+    /// Path of the working directory, as [`ExecView::binary`].
+    pub fn cwd(&self) -> Vec<u8> {
+        path(self.cwd)
+    }
+
+    /// The arguments. One that the limit cut is the last; none is made up.
+    pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> {
+        let argv = self.argv.strip_suffix(b"\0").unwrap_or(self.argv);
+        let count = if self.argv.is_empty() { 0 } else { usize::MAX };
+        argv.split(|byte| *byte == 0).take(count)
+    }
+}
+
+/// Names from leaf to root, each ended by a NUL, to a path.
+fn path(names: &[u8]) -> Vec<u8> {
+    let Some(names) = names.strip_suffix(b"\0") else {
+        return if names.is_empty() {
+            b"/".to_vec()
+        } else {
+            names.to_vec()
+        };
+    };
+    let mut path = Vec::with_capacity(names.len() + 1);
+    for name in names.rsplit(|byte| *byte == 0) {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path
+}
+
+fn fixed<'a, T: FromBytes + Immutable + KnownLayout>(
+    bytes: &'a [u8],
+    what: &'static str,
+) -> Result<(&'a T, &'a [u8]), RecordError> {
+    T::ref_from_prefix(bytes).map_err(|_| RecordError::Short {
+        what,
+        length: bytes.len(),
+        needed: size_of::<T>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+
+    /// Bytes at an alignment of 8.
+    struct Aligned(Vec<u64>, usize);
+
+    impl Aligned {
+        fn new(bytes: &[u8]) -> Self {
+            let mut words = vec![0u64; bytes.len().div_ceil(8)];
+            words.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+            Aligned(words, bytes.len())
+        }
+        fn bytes(&self) -> &[u8] {
+            &self.0.as_bytes()[..self.1]
+        }
+    }
+
+    fn exec(filename: &[u8], argv: &[u8], binary: &[u8], cwd: &[u8]) -> Vec<u8> {
+        let mut record = ExecRecord::read_from_bytes(&[0; size_of::<ExecRecord>()]).unwrap();
+        record.header.kind = RecordKind::Exec as u16;
+        record.filename_length = filename.len() as u16;
+        record.argv_length = argv.len() as u16;
+        record.binary_length = binary.len() as u16;
+        record.cwd_length = cwd.len() as u16;
+        [record.as_bytes(), filename, argv, binary, cwd].concat()
+    }
+
+    #[test]
+    fn an_exec_is_taken_apart() {
+        let bytes = Aligned::new(&exec(b"ls", b"ls\0\0-la\0", b"ls\0bin\0usr\0", b""));
+        let Record::Exec(exec) = Record::parse(bytes.bytes()).unwrap() else {
+            panic!("not an exec");
+        };
+        assert_eq!(exec.filename, b"ls");
+        assert_eq!(
+            exec.arguments().collect::<Vec<_>>(),
+            [&b"ls"[..], b"", b"-la"]
+        );
+        assert_eq!(exec.binary(), b"/usr/bin/ls");
+        assert_eq!(exec.cwd(), b"/");
+    }
+
+    #[test]
+    fn no_arguments_is_not_one_empty_argument() {
+        for (argv, expected) in [(&b""[..], 0), (b"\0", 1), (b"a\0", 1), (b"a\0b", 2)] {
+            let bytes = Aligned::new(&exec(b"", argv, b"", b""));
+            let Record::Exec(exec) = Record::parse(bytes.bytes()).unwrap() else {
+                panic!("not an exec");
+            };
+            assert_eq!(exec.arguments().count(), expected, "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_record_is_refused() {
+        let whole = exec(b"/bin/ls", b"ls\0", b"ls\0bin\0", b"a\0");
+        for length in 0..whole.len() {
+            let bytes = Aligned::new(&whole[..length]);
+            assert!(
+                matches!(Record::parse(bytes.bytes()), Err(RecordError::Short { .. })),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused() {
+        let bytes = Aligned::new(&[0xff; 200]);
+        assert_eq!(
+            Record::parse(bytes.bytes()).unwrap_err(),
+            RecordError::UnknownKind(0xffff)
+        );
+    }
+}

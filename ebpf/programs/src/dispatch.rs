@@ -1,0 +1,110 @@
+//! `sys_enter`: the cheapest test first, then one tail call into the table of the caller's policy.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use ebpf_hello_abi::{
+    ABSENT, Abi, BITMAP_UNION, CountKey, Fate, Handler, OUT_OF_RANGE, Outcome, Overflow,
+    SYSCALL_LIMIT, bitmap_of, slot,
+};
+
+use crate::{
+    config::{config, offset},
+    emit::{self, Call},
+    handlers::add,
+    maps,
+    task::Task,
+};
+
+/// `sys_enter(pt_regs, number)`.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    let number: u64 = ctx.arg(1);
+    if number >= SYSCALL_LIMIT as u64 {
+        out_of_range();
+        return 0;
+    }
+    let number = number as u32;
+    if !is_wanted(BITMAP_UNION, number) {
+        return 0;
+    }
+    let abi = abi();
+    if !is_wanted(bitmap_of(abi), number) {
+        return 0;
+    }
+    let Some(ledger) = emit::ledger() else {
+        return 0;
+    };
+    if emit::is_foreign() {
+        emit::count(ledger, Handler::Dispatch, Fate::Foreign);
+        return 0;
+    }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if emit::is_ours(tgid) {
+        emit::count(ledger, Handler::Dispatch, Fate::Seen);
+        emit::count(ledger, Handler::Dispatch, Fate::SelfExcluded);
+        return 0;
+    }
+    let Some(outcome) = maps::OUTCOMES.get(0) else {
+        return 0;
+    };
+    let outcome = Outcome(*outcome);
+    let Some(scratch) = emit::scratch() else {
+        return 0;
+    };
+    if !emit::claim(scratch, Handler::Dispatch) {
+        return 0;
+    }
+    let table = outcome.table() as u32;
+    scratch.call = Call {
+        cgroup_id: emit::cgroup_id(),
+        generation: outcome.generation(),
+        number,
+        abi,
+        table,
+        slot: slot(table, abi, number),
+    };
+    // SAFETY: the handlers take the same context. A call that succeeds does not return.
+    unsafe {
+        maps::TABLES.tail_call(&ctx, slot(table, abi, number));
+        scratch.call.slot = slot(table, abi, SYSCALL_LIMIT);
+        maps::TABLES.tail_call(&ctx, slot(table, abi, SYSCALL_LIMIT));
+    }
+    // No handler, no default: this table ignores the call.
+    emit::release(scratch);
+    0
+}
+
+#[inline(always)]
+fn is_wanted(bitmap: u32, number: u32) -> bool {
+    match maps::BITMAPS.get(bitmap) {
+        Some(bits) => bits[(number >> 6) as usize & 7] & (1 << (number & 63)) != 0,
+        None => false,
+    }
+}
+
+/// By which door the current system call came in.
+#[inline(always)]
+fn abi() -> u32 {
+    let offset = offset!(task_compat);
+    if offset == ABSENT {
+        return Abi::Native as u32;
+    }
+    let flags: u32 = Task::current().0.read(offset);
+    (flags & config!(compat_mask) != 0) as u32
+}
+
+#[inline(always)]
+fn out_of_range() {
+    if emit::is_foreign() {
+        return;
+    }
+    let key = CountKey {
+        cgroup_id: emit::cgroup_id(),
+        generation: 0,
+        number: OUT_OF_RANGE,
+        abi: 0,
+        padding: [0; 5],
+    };
+    add(&maps::COUNTS, &key, Overflow::OutOfRange);
+}

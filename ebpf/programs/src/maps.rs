@@ -1,0 +1,56 @@
+//! Every map. Sizes are defaults; the loader may set others.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
+};
+use ebpf_hello_abi::{
+    BITMAPS as BITMAP_COUNT, Bitmap, CountKey, CpuLedger, MAX_RING_SHARDS, Process,
+    SLOTS_PER_TABLE, SlotParameters, WhoAmI,
+};
+
+use crate::emit::Scratch;
+
+#[map]
+pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PER_TABLE, 0);
+#[map]
+pub(crate) static PARAMETERS: Array<SlotParameters> = Array::with_max_entries(SLOTS_PER_TABLE, 0);
+#[map]
+pub(crate) static BITMAPS: Array<Bitmap> = Array::with_max_entries(BITMAP_COUNT, 0);
+/// Outcome id to packed (table, generation).
+#[map]
+pub(crate) static OUTCOMES: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static LEDGER: PerCpuArray<CpuLedger> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+// Preallocated and never LRU: a count is exact or its overflow is counted.
+#[map]
+pub(crate) static COUNTS: HashMap<CountKey, u64> = HashMap::with_max_entries(65_536, 0);
+#[map]
+pub(crate) static EXECS_BY_UID: HashMap<u32, u64> = HashMap::with_max_entries(4_096, 0);
+#[map]
+pub(crate) static OVERFLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(32_768, 0);
+#[map(name = "SELF")]
+pub(crate) static OURSELVES: HashMap<u32, u32> = HashMap::with_max_entries(4_096, 0);
+/// Kernel addresses of the inodes that our output goes to.
+#[map]
+pub(crate) static OUTPUTS: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
+#[map]
+pub(crate) static WHOAMI: Array<WhoAmI> = Array::with_max_entries(1, 0);
+
+/// By shard: 1 while its reader drains on a timer.
+#[map]
+pub(crate) static DRAINING: Array<u32> = Array::with_max_entries(MAX_RING_SHARDS, 0);
+
+macro_rules! rings {
+    ($($name:ident)*) => {
+        $(#[map] pub(crate) static $name: RingBuf = RingBuf::with_byte_size(4096, 0);)*
+    };
+}
+rings!(RING_0 RING_1 RING_2 RING_3 RING_4 RING_5 RING_6 RING_7);
