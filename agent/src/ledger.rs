@@ -1,0 +1,130 @@
+//! The ledger as people and programs see it: the kernel's side and ours in one equation.
+
+use ebpf_hello_loader::{
+    Counts, KernelLedger, ReaderCounters,
+    abi::{Fate, Handler},
+};
+use ebpf_hello_proto::v1::{self, HandlerLedger, Ledger, LossReason, LossStage, LostCount};
+
+use crate::Accounts;
+
+/// Sets the two sides against each other.
+///
+/// `in_flight` is what the programs sent and nobody has settled yet. It is taken from the sequence
+/// numbers and the settled events, never from `seen`: the equation can therefore fail, and then
+/// something is wrong.
+pub(crate) fn ledger(
+    kernel: &KernelLedger,
+    counts: &Counts,
+    reader: &ReaderCounters,
+    accounts: &Accounts,
+) -> Ledger {
+    let handlers: Vec<_> = Handler::ALL
+        .iter()
+        .map(|handler| row(*handler, kernel, reader, accounts))
+        .collect();
+    let sum = |field: fn(&HandlerLedger) -> u64| handlers.iter().map(field).sum::<u64>();
+    let mut lost = Vec::new();
+    for row in handlers.iter().flat_map(|handler| &handler.lost) {
+        add_lost(&mut lost, row.stage(), row.reason(), row.count);
+    }
+    // Bytes that were no record have no handler to blame.
+    add_lost(
+        &mut lost,
+        LossStage::Reader,
+        LossReason::Malformed,
+        reader.malformed(),
+    );
+    let settled: u64 = Handler::ALL
+        .iter()
+        .map(|handler| accounts.delivered(*handler) + accounts.output_failed(*handler))
+        .sum();
+    Ledger {
+        seen: sum(|row| row.seen),
+        delivered: sum(|row| row.delivered),
+        counted: sum(|row| row.counted),
+        self_: sum(|row| row.self_),
+        lost,
+        in_flight: (kernel.sent() + accounts.synthetic())
+            .saturating_sub(settled + reader.malformed()),
+        foreign: kernel.total(Fate::Foreign),
+        out_of_range: counts.out_of_range_total(),
+        handlers,
+        ..Ledger::default()
+    }
+}
+
+fn row(
+    handler: Handler,
+    kernel: &KernelLedger,
+    reader: &ReaderCounters,
+    accounts: &Accounts,
+) -> HandlerLedger {
+    let synthetic = if handler == Handler::ProcessExec {
+        accounts.synthetic()
+    } else {
+        0
+    };
+    let mut lost = Vec::new();
+    for (fate, reason) in [
+        (Fate::LostRingFull, LossReason::RingbufFull),
+        (Fate::LostNested, LossReason::Nested),
+        (Fate::LostProcessTableFull, LossReason::MapFull),
+    ] {
+        add_lost(
+            &mut lost,
+            LossStage::Kernel,
+            reason,
+            kernel.get(handler, fate),
+        );
+    }
+    let failed = accounts.output_failed(handler);
+    add_lost(
+        &mut lost,
+        LossStage::Subscriber,
+        LossReason::OutputFailed,
+        failed,
+    );
+    let delivered = accounts.delivered(handler);
+    HandlerLedger {
+        handler: proto_handler(handler).into(),
+        seen: kernel.get(handler, Fate::Seen) + synthetic,
+        delivered,
+        counted: kernel.get(handler, Fate::Counted),
+        self_: kernel.get(handler, Fate::SelfExcluded),
+        lost,
+        // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
+        in_flight: (reader.received(handler) + synthetic).saturating_sub(delivered + failed),
+        ..HandlerLedger::default()
+    }
+}
+
+fn add_lost(lost: &mut Vec<LostCount>, stage: LossStage, reason: LossReason, count: u64) {
+    if count == 0 {
+        return;
+    }
+    match lost
+        .iter_mut()
+        .find(|row| row.stage() == stage && row.reason() == reason)
+    {
+        Some(row) => row.count += count,
+        None => lost.push(LostCount {
+            stage: stage.into(),
+            reason: reason.into(),
+            count,
+        }),
+    }
+}
+
+fn proto_handler(handler: Handler) -> v1::Handler {
+    match handler {
+        Handler::Dispatch => v1::Handler::Dispatch,
+        Handler::ProcessExec => v1::Handler::ProcessExec,
+        Handler::ProcessFork => v1::Handler::ProcessFork,
+        Handler::ProcessExit => v1::Handler::ProcessExit,
+        Handler::Exec => v1::Handler::Exec,
+        Handler::Timer => v1::Handler::Timer,
+        Handler::Trace => v1::Handler::Trace,
+        Handler::Count => v1::Handler::Count,
+    }
+}

@@ -1,0 +1,365 @@
+//! One node's pipeline, from loading to drain.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use ebpf_hello_loader::{
+    Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
+};
+use ebpf_hello_policy::{self as policy, Arch, Table};
+use ebpf_hello_proto::v1::Ledger;
+
+use crate::{
+    Accounts, Batch, Item, Status, Unsupported,
+    event::{Origin, syscall_name},
+    intake::Intake,
+    ledger,
+    processes::Processes,
+    programming::table_spec,
+    seed,
+    status::{ExecSourceStatus, TableStatus},
+};
+
+/// Batches between the reader and the consumer. When all are full the reader waits, the rings
+/// fill, and what is lost is lost (and counted) in the kernel.
+const QUEUE: usize = 64;
+/// The only policy generation there is so far.
+const GENERATION: u64 = 1;
+
+/// What can go wrong in the pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The kernel side.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A policy that the kernel side cannot fulfil.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// /proc could not be listed.
+    #[error("cannot list the processes in /proc: {0}")]
+    Proc(String),
+    /// A thread could not be started.
+    #[error("cannot start the ring buffer reader's thread")]
+    Thread(#[source] std::io::Error),
+    /// The reader's thread panicked.
+    #[error("the ring buffer reader's thread panicked")]
+    ReaderPanicked,
+}
+
+/// How to run a node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// How to load the programs.
+    pub load: Options,
+    /// The node's name on events.
+    pub node: String,
+    /// The policy of every process.
+    pub policy: Table,
+    /// The policy's filters, for `status`.
+    pub filters: Vec<String>,
+}
+
+/// Exec attempts of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecCounter {
+    /// Real user id.
+    pub uid: u32,
+    /// Attempts since load.
+    pub attempts: u64,
+}
+
+/// Calls of one system call, over all cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyscallCounter {
+    /// The kernel's name.
+    pub name: String,
+    /// What people call the ABI: `x86_64`, `ia32`, …
+    pub abi: &'static str,
+    /// Calls since load.
+    pub calls: u64,
+}
+
+/// Counters, largest first.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Exec attempts per user.
+    pub execs: Vec<ExecCounter>,
+    /// Attempts that found the map full.
+    pub execs_overflow: u64,
+    /// Counted calls.
+    pub syscalls: Vec<SyscallCounter>,
+    /// Calls that found the map full.
+    pub syscalls_overflow: u64,
+}
+
+/// A running node.
+pub struct Node {
+    kernel: Mutex<Kernel>,
+    stop: StopHandle,
+    received: Arc<ReaderCounters>,
+    reader: Mutex<Option<JoinHandle<Result<(), LoadError>>>>,
+    accounts: Arc<Accounts>,
+    options: NodeOptions,
+    older_processes: &'static str,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Loads, programs, attaches and starts reading. Events come out of the receiver, which ends
+    /// after [`Node::drain`].
+    ///
+    /// # Errors
+    /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
+    pub fn start(options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
+        let arch = Arch::host();
+        let table = table_spec(&options.policy, arch)?;
+        let (mut kernel, reader) = Kernel::load(options.load)?;
+        let origin = Arc::new(Origin {
+            node: options.node.clone(),
+            epoch: epoch(),
+            arch,
+            policy: Arc::new(options.policy.clone()),
+        });
+        let accounts = Arc::new(Accounts::default());
+        let (out, events) = sync_channel(QUEUE);
+        let stop = reader.stop_handle();
+        let received = reader.counters();
+
+        if options.load.process_events {
+            kernel.attach_processes()?;
+        }
+        let (older, processes, older_processes) = older_processes(&mut kernel, &options, &origin)?;
+        kernel.install(&table, GENERATION)?;
+        for _ in &older {
+            accounts.add_synthetic();
+        }
+        let reader = spawn(
+            reader,
+            Intake::new(origin, processes, out.clone()),
+            out,
+            older,
+        )?;
+        let node = Node {
+            kernel: Mutex::new(kernel),
+            stop,
+            received,
+            reader: Mutex::new(Some(reader)),
+            accounts,
+            options,
+            older_processes,
+        };
+        Ok((node, events))
+    }
+
+    /// Where the consumer notes what became of each event.
+    pub fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(&self.accounts)
+    }
+
+    /// Looks again for processes that read our output.
+    ///
+    /// # Errors
+    /// The kernel refused to look.
+    pub fn find_readers(&self) -> Result<(), AgentError> {
+        Ok(self.kernel().find_readers()?)
+    }
+
+    /// Detaches every program, reads what is left and ends the reader. The receiver ends once
+    /// everything was taken from it.
+    ///
+    /// # Errors
+    /// A program that could not be detached, or a reader that failed.
+    pub fn drain(&self) -> Result<(), AgentError> {
+        self.kernel().detach()?;
+        self.stop.stop().map_err(AgentError::Thread)?;
+        let reader = self
+            .reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match reader.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => Ok(result?),
+            Some(Err(_)) => Err(AgentError::ReaderPanicked),
+        }
+    }
+
+    /// What became of everything that was seen. Exact after the drain.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn ledger(&self) -> Result<Ledger, AgentError> {
+        let kernel = self.kernel();
+        Ok(ledger::ledger(
+            &kernel.ledger()?,
+            &kernel.counts()?,
+            &self.received,
+            &self.accounts,
+        ))
+    }
+
+    /// Sequence numbers taken on each CPU so far.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn sequences(&self) -> Result<Vec<u64>, AgentError> {
+        Ok(self.kernel().ledger()?.sequences())
+    }
+
+    /// The counting handlers' counters.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn counters(&self) -> Result<Counters, AgentError> {
+        Ok(counters(&self.kernel().counts()?, Arch::host()))
+    }
+
+    /// What the instance is, has and did.
+    ///
+    /// # Errors
+    /// The kernel does not answer for a program or map of ours.
+    pub fn status(&self, version: &str) -> Result<Status, AgentError> {
+        let ledger = self.ledger()?;
+        let kernel = self.kernel();
+        let (ring_shards, ring_bytes) = kernel.rings();
+        let half = &self.options.policy.native;
+        Ok(Status {
+            version: version.to_owned(),
+            pid: kernel.tgid(),
+            node: self.options.node.clone(),
+            scope: kernel.scope().clone(),
+            exec_source: exec_source(kernel.are_processes_attached()),
+            exit_source: kernel.exit_source(),
+            missing: kernel.missing().iter().map(ToString::to_string).collect(),
+            older_processes: self.older_processes.to_owned(),
+            sys_enter_attached: kernel.is_sys_enter_attached(),
+            tables: TableStatus {
+                capacity: kernel.table_capacity(),
+                live: 1,
+                generation: GENERATION,
+                slots: half.slots.len(),
+                default: format!("{:?}", half.default.action),
+                filters: self.options.filters.clone(),
+            },
+            ring_shards,
+            ring_bytes,
+            programs: kernel.programs()?,
+            maps: kernel.maps()?,
+            ledger,
+        })
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        // A panic while it was held left at worst a map half read.
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn exec_source(attached: bool) -> ExecSourceStatus {
+    if attached {
+        ExecSourceStatus {
+            source: "sched_process_exec",
+            reason: "raw tracepoint: every successful exec, no cost to other system calls",
+        }
+    } else {
+        ExecSourceStatus {
+            source: "off",
+            reason: "process events are off",
+        }
+    }
+}
+
+/// Adopts older processes, where they can be seen.
+fn older_processes(
+    kernel: &mut Kernel,
+    options: &NodeOptions,
+    origin: &Origin,
+) -> Result<(Batch, Processes, &'static str), AgentError> {
+    let mut processes = Processes::default();
+    let mut batch = Vec::new();
+    if !seed::sees_all_processes(kernel.tgid()) {
+        let why = "left out: /proc shows another PID namespace than the initial one";
+        return Ok((batch, processes, why));
+    }
+    let exclude = options.load.exclusion != Exclusion::Nobody;
+    seed::seed(kernel, origin, &mut processes, exclude, |event| {
+        batch.push(Item {
+            handler: Handler::ProcessExec,
+            event,
+        });
+    })?;
+    if !options.load.process_events {
+        batch.clear();
+        return Ok((batch, processes, "left out: process events are off"));
+    }
+    Ok((batch, processes, "reported from /proc"))
+}
+
+fn spawn(
+    reader: Reader,
+    mut intake: Intake,
+    out: SyncSender<Batch>,
+    first: Batch,
+) -> Result<JoinHandle<Result<(), LoadError>>, AgentError> {
+    std::thread::Builder::new()
+        .name("ring-reader".into())
+        .spawn(move || {
+            // The consumer is gone only when the whole pipeline ends.
+            let _ = out.send(first);
+            drop(out);
+            reader.run(&mut intake)
+        })
+        .map_err(AgentError::Thread)
+}
+
+fn counters(counts: &Counts, arch: Arch) -> Counters {
+    let mut by_call = std::collections::BTreeMap::new();
+    for count in &counts.calls {
+        let abi = if count.compat {
+            policy::Abi::Compat
+        } else {
+            policy::Abi::Native
+        };
+        *by_call.entry((count.number, abi)).or_insert(0) += count.calls;
+    }
+    let mut syscalls: Vec<_> = by_call
+        .into_iter()
+        .map(|((number, abi), calls)| SyscallCounter {
+            name: syscall_name(arch, abi, u32::from(number)),
+            abi: arch.abi_name(abi),
+            calls,
+        })
+        .collect();
+    syscalls.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.name.cmp(&b.name)));
+    let mut execs: Vec<_> = counts
+        .execs_by_uid
+        .iter()
+        .map(|(uid, attempts)| ExecCounter {
+            uid: *uid,
+            attempts: *attempts,
+        })
+        .collect();
+    execs.sort_by(|a, b| b.attempts.cmp(&a.attempts).then(a.uid.cmp(&b.uid)));
+    Counters {
+        execs,
+        execs_overflow: counts.execs_overflow,
+        syscalls,
+        syscalls_overflow: counts.calls_overflow,
+    }
+}
+
+/// New and ordered at every start of a node's agent: microseconds since 1970.
+fn epoch() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}

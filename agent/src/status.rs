@@ -1,0 +1,69 @@
+//! What `ebpf-hello status` shows of a running instance.
+
+use ebpf_hello_loader::{ExitSource, MapStatus, NodeScope, ProgramStatus};
+use ebpf_hello_proto::v1::Ledger;
+use serde::Serialize;
+
+/// A running instance.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process id, in the initial PID namespace.
+    pub pid: u32,
+    /// The node's name on events.
+    pub node: String,
+    /// What is reported: the machine, or one node of several on one kernel.
+    pub scope: NodeScope,
+    /// Where execs come from, and why from there.
+    pub exec_source: ExecSourceStatus,
+    /// How the end of a process is told from that of a thread.
+    pub exit_source: ExitSource,
+    /// What this kernel cannot give, and why.
+    pub missing: Vec<String>,
+    /// Whether processes that are older than this instance were reported.
+    pub older_processes: String,
+    /// Whether any policy wants system calls.
+    pub sys_enter_attached: bool,
+    /// Tables.
+    pub tables: TableStatus,
+    /// Ring buffers in use.
+    pub ring_shards: u32,
+    /// Bytes of each.
+    pub ring_bytes: u32,
+    /// Programs in the kernel.
+    pub programs: Vec<ProgramStatus>,
+    /// Maps in the kernel.
+    pub maps: Vec<MapStatus>,
+    /// What became of everything that was seen.
+    pub ledger: Ledger,
+}
+
+/// The source of exec events.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecSourceStatus {
+    /// The tracepoint, or `off`.
+    pub source: &'static str,
+    /// Why this one.
+    pub reason: &'static str,
+}
+
+/// Tail-call tables.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableStatus {
+    /// Tables there is room for.
+    pub capacity: u32,
+    /// Tables in use.
+    pub live: u32,
+    /// Generation of the policy in the kernel, from 1.
+    pub generation: u64,
+    /// System calls of the native ABI with a slot of their own, in the live tables.
+    pub slots: usize,
+    /// What happens to all others.
+    pub default: String,
+    /// Filters of the policy.
+    pub filters: Vec<String>,
+}

@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Live kernel events: what is running, in which pod, at what cost.
+#[derive(Debug, Parser)]
+#[command(name = "ebpf-hello", version, about, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed or invalid input, 2 wrong usage, 3 no privilege,\n\
+                        4 the kernel lacks something, 5 a program was rejected, 6 the server cannot be reached."
+)]
+pub(crate) struct Arguments {
+    /// How logs are written, always to stderr. Their level: EBPF_HELLO_LOG, default info.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Observe this machine: load, attach, print live events until Ctrl-C.
+    Run(RunArguments),
+    /// Show a running instance: programs, maps, tables, ledger.
+    Status(StatusArguments),
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// How events are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Time, pid, uid, name, and what happened in words.
+    Compact,
+    /// More columns: node, parent, thread, cgroup, policy, arguments.
+    Wide,
+    /// One JSON object per line: the event's canonical proto3 JSON.
+    Json,
+}
+
+/// What happens to a system call that no rule names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Default {
+    /// An event with number and arguments.
+    Trace,
+    /// Counted, no event.
+    Count,
+    /// Nothing.
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// How events are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Compact)]
+    pub(crate) output: Output,
+    /// Files or folders with ClusterSyscallFilters, in place of the built-in policy.
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "default")]
+    pub(crate) filters: Vec<PathBuf>,
+    /// What the built-in policy does with calls it does not name.
+    #[arg(long, value_enum, default_value_t = Default::Count)]
+    pub(crate) default: Default,
+    /// Print exec counters per user and the top system calls to stderr, this often.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) counts: Option<Duration>,
+    /// End after this time.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Report exec, fork and exit of every process.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub(crate) process_events: Switch,
+    /// Report also what this program, its ancestors and the readers of its output do.
+    #[arg(long)]
+    pub(crate) include_self: bool,
+    /// Tail-call tables to make room for, 1 to 4096.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) tables: u32,
+    /// Size of each ring buffer, a power of two from one page to 1GiB.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB")]
+    pub(crate) ring_size: ByteSize,
+    /// Ring buffers to spread CPUs over: 1, 2, 4 or 8 [default: by the number of CPUs].
+    #[arg(long, value_name = "N")]
+    pub(crate) ring_shards: Option<u32>,
+    /// Show the ledger of each handler at the end.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// Which instance, where several run on this machine: its process id.
+    #[arg(long, value_name = "PID")]
+    pub(crate) instance: Option<u32>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
+    pub(crate) output: StatusOutput,
+}
+
+/// How status is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusOutput {
+    /// Tables for people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A time such as `10s`, `500ms` or `1m30s`, greater than zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; expected a time such as 10s or 500ms"))?;
+    if duration.is_zero() {
+        return Err("must be greater than zero".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_is_not_zero() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("10").is_err());
+        assert!(duration("0s").unwrap_err().contains("greater than zero"));
+    }
+}

@@ -1,0 +1,214 @@
+//! `ebpf-hello status`: what a running instance is, has and did.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use ebpf_hello_proto::v1::Ledger;
+use serde_json::Value;
+
+use crate::{
+    args::{StatusArguments, StatusOutput},
+    control::DIRECTORY,
+    exit::Unreachable,
+    ledger,
+    table::table,
+};
+
+/// How long an instance may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
+    let path = match arguments.instance {
+        Some(pid) => Path::new(DIRECTORY).join(format!("{pid}.sock")),
+        None => the_only_instance()?,
+    };
+    let status = ask(&path).context(Unreachable)?;
+    if let Some(error) = status.get("error").and_then(Value::as_str) {
+        bail!("the instance cannot tell its status: {error}");
+    }
+    let text = match arguments.output {
+        StatusOutput::Json => format!("{status}\n"),
+        StatusOutput::Text => text(&status)?,
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever read us has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
+}
+
+/// The socket of the one instance that answers.
+fn the_only_instance() -> anyhow::Result<PathBuf> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none_runs()),
+        Err(error) => {
+            return Err(error)
+                .context(Unreachable)
+                .context(format!("cannot list {DIRECTORY}"));
+        }
+    };
+    let mut alive: Vec<(u32, PathBuf)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".sock")?
+                .parse()
+                .ok()?;
+            // A socket that nobody listens on was left by a killed instance.
+            UnixStream::connect(entry.path())
+                .is_ok()
+                .then(|| (pid, entry.path()))
+        })
+        .collect();
+    alive.sort();
+    match alive.as_slice() {
+        [] => Err(none_runs()),
+        [(_, path)] => Ok(path.clone()),
+        several => {
+            let pids: Vec<_> = several.iter().map(|(pid, _)| pid.to_string()).collect();
+            bail!(
+                "several instances run: {}; choose one with --instance PID",
+                pids.join(", ")
+            )
+        }
+    }
+}
+
+fn none_runs() -> anyhow::Error {
+    anyhow::Error::new(Unreachable)
+        .context(format!("no instance that you may ask runs here (nothing answers in {DIRECTORY}); start one with `ebpf-hello run`, as root"))
+}
+
+fn ask(path: &Path) -> anyhow::Result<Value> {
+    let mut stream = UnixStream::connect(path)
+        .with_context(|| format!("cannot connect to {}", path.display()))?;
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .context("cannot set a time limit")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).with_context(|| {
+        format!(
+            "no answer from {} within {}s",
+            path.display(),
+            TIMEOUT.as_secs()
+        )
+    })?;
+    serde_json::from_str(&answer)
+        .with_context(|| format!("{} answered what is not JSON", path.display()))
+}
+
+/// The status for people. What is shown is picked from the JSON, so that an instance one version
+/// apart can be asked too.
+fn text(status: &Value) -> anyhow::Result<String> {
+    let get = |path: &str| show(status.pointer(path));
+    let attached = status.pointer("/sysEnterAttached").and_then(Value::as_bool) == Some(true);
+    let mut text = format!(
+        "ebpf-hello {} (pid {}) on {}\n\
+         scope        {}\n\
+         execs        {} ({})\n\
+         exits        {}\n\
+         older        {}\n\
+         sys_enter    {}\n\
+         tables       {} of {} live, generation {}; {} calls with a slot, default {}\n\
+         filters      {}\n\
+         rings        {} of {} bytes\n",
+        get("/version"),
+        get("/pid"),
+        get("/node"),
+        get("/scope"),
+        get("/execSource/source"),
+        get("/execSource/reason"),
+        get("/exitSource"),
+        get("/olderProcesses"),
+        if attached {
+            "attached"
+        } else {
+            "detached: no policy wants a system call"
+        },
+        get("/tables/live"),
+        get("/tables/capacity"),
+        get("/tables/generation"),
+        get("/tables/slots"),
+        get("/tables/default"),
+        get("/tables/filters"),
+        get("/ringShards"),
+        get("/ringBytes"),
+    );
+    for missing in list(status, "/missing") {
+        text.push_str(&format!("missing      {}\n", show(Some(missing))));
+    }
+    let ledger = status.pointer("/ledger").cloned().unwrap_or_default();
+    let ledger: Ledger = serde_json::from_value(ledger).context("the instance's ledger")?;
+    text.push_str(&format!("{}\n\n", ledger::line(&ledger)));
+    text.push_str(&rows(
+        status,
+        "/programs",
+        [
+            "ID",
+            "PROGRAM",
+            "TYPE",
+            "TAG",
+            "ATTACHED TO",
+            "RUNS",
+            "AVERAGE NS",
+        ],
+        [
+            "id",
+            "name",
+            "type",
+            "tag",
+            "attachedTo",
+            "runs",
+            "averageNanoseconds",
+        ],
+    ));
+    text.push('\n');
+    text.push_str(&rows(
+        status,
+        "/maps",
+        ["ID", "MAP", "TYPE", "ENTRIES", "MEMORY"],
+        ["id", "name", "type", "maxEntries", "memory"],
+    ));
+    Ok(text)
+}
+
+fn rows<const N: usize>(
+    status: &Value,
+    list_path: &str,
+    header: [&str; N],
+    keys: [&str; N],
+) -> String {
+    let rows: Vec<_> = list(status, list_path)
+        .map(|row| keys.map(|key| show(row.get(key))))
+        .collect();
+    table(header, &rows)
+}
+
+fn list<'a>(status: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+    status
+        .pointer(path)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn show(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => {
+            let items: Vec<_> = items.iter().map(|item| show(Some(item))).collect();
+            items.join(", ")
+        }
+        Some(value) => value.to_string(),
+    }
+}
