@@ -252,6 +252,7 @@ impl Node {
             ring_bytes,
             programs: kernel.programs()?,
             maps: kernel.maps()?,
+            sequences: kernel.ledger()?.sequences(),
             ledger,
         })
     }

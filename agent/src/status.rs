@@ -36,6 +36,8 @@ pub struct Status {
     pub programs: Vec<ProgramStatus>,
     /// Maps in the kernel.
     pub maps: Vec<MapStatus>,
+    /// The last sequence number taken on each CPU: a gap below it is a lost record.
+    pub sequences: Vec<u64>,
     /// What became of everything that was seen.
     pub ledger: Ledger,
 }

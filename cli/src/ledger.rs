@@ -76,6 +76,16 @@ pub(crate) fn handlers(ledger: &Ledger) -> String {
     )
 }
 
+/// The last sequence number of each CPU.
+pub(crate) fn sequences(sequences: &[u64]) -> String {
+    let mut line = "sequences:".to_owned();
+    for (cpu, sequence) in sequences.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = write!(line, " cpu{cpu}={sequence}");
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

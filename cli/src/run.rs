@@ -172,6 +172,7 @@ fn print_ledger(node: &Node, verbose: bool) -> anyhow::Result<()> {
     eprintln!("{}", ledger::line(&ledger));
     if verbose {
         eprint!("{}", ledger::handlers(&ledger));
+        eprintln!("{}", ledger::sequences(&node.sequences()?));
     }
     Ok(())
 }
