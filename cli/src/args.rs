@@ -27,6 +27,10 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Show a running instance: programs, maps, tables, ledger.
     Status(StatusArguments),
+    /// Validate filters and explain what they do. Needs no root and no cluster.
+    Check(crate::check::CheckArgs),
+    /// Print the custom resource definitions.
+    Crd(crate::crd::CrdArgs),
 }
 
 /// How logs are written.

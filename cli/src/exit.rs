@@ -18,12 +18,14 @@ impl std::fmt::Display for Unreachable {
 impl std::error::Error for Unreachable {}
 
 /// Reports an error with its whole cause, and chooses the status.
-pub(crate) fn code(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else {
-        return ExitCode::SUCCESS;
-    };
-    eprintln!("ebpf-hello: {error:#}");
-    ExitCode::from(status(&error))
+pub(crate) fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ebpf-hello: {error:#}");
+            ExitCode::from(status(&error))
+        }
+    }
 }
 
 fn status(error: &anyhow::Error) -> u8 {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use ebpf_hello_policy::{Diagnostic, Filter, Subject, duplicates, read};
+use ebpf_hello_policy::{Diagnostic, Filter, duplicates, read};
 
 /// Reads every filter of `paths`; a folder's `*.yaml` and `*.yml` in the order of their names.
 ///
@@ -35,10 +35,10 @@ pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Filter>> {
         .map(|document| document.filter)
         .collect();
     for filter in &filters {
-        if !filter.selects(&Subject::host()) {
+        if !filter.can_select_host() {
             tracing::warn!(
                 filter = %filter.name(),
-                "this filter selects nothing here: there are no pods standalone; a ClusterSyscallFilter with host: true selects the machine's processes"
+                "this filter selects nothing here: there are no pods standalone; a ClusterSyscallFilter with host: true, or with matchCgroup, selects the machine's processes"
             );
         }
     }

@@ -1,7 +1,9 @@
 //! `ebpf-hello`: the one binary. Commands are modules; this only parses and dispatches.
 
 mod args;
+mod check;
 mod control;
+mod crd;
 mod exit;
 mod filters;
 mod ledger;
@@ -22,8 +24,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logging::start(arguments.log_format);
     let result = match &arguments.command {
-        Command::Run(run) => run::run(run),
-        Command::Status(status) => status::status(status),
+        Command::Run(run) => run::run(run).map(|()| ExitCode::SUCCESS),
+        Command::Status(status) => status::status(status).map(|()| ExitCode::SUCCESS),
+        Command::Check(check) => check::run(check),
+        Command::Crd(crd) => crd::run(crd),
     };
     exit::code(result)
 }
