@@ -1,1 +1,159 @@
-fn main() {}
+//! Makes known numbers of system calls, timers and processes, and says on stdout in one line of JSON
+//! exactly what it made. Tests hold what `ebpf-hello` reports against it.
+//!
+//! ```text
+//! calls.rs      call, int80: bare loops, nothing else between two calls
+//! timers.rs     timers: a fixed script
+//! processes.rs  burst, processes: children, and their statuses as wait() saw them
+//! ending.rs     process, exit, wait: what those children do
+//! objects.rs    objects: makes nothing, lists the kernel's BPF objects
+//! ```
+
+mod calls;
+mod ending;
+mod objects;
+mod processes;
+mod timers;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::{calls::Numbers, ending::Ending};
+
+/// Makes known numbers of system calls, and says in one line of JSON what it made.
+#[derive(Debug, Parser)]
+#[command(name = "ebpf-hello-generator", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make system calls with the arguments -1 to -6, which fit no descriptor and no address.
+    ///
+    /// Calls that act without looking at their arguments (fork, pause, exit) are the caller's risk.
+    Call(CallArguments),
+    /// Make 32-bit system calls from 64-bit code with `int $0x80` (x86_64 only).
+    Int80 {
+        /// ia32 numbers, with commas between.
+        numbers: Numbers,
+        /// Calls of each number.
+        count: u64,
+    },
+    /// Make one of each timer call, the same ones every time.
+    Timers,
+    /// Run a program many times, its number appended to its arguments.
+    Burst {
+        /// How many.
+        count: u32,
+        /// Processes at a time.
+        #[arg(long, default_value_t = 4)]
+        jobs: u32,
+        /// Run it as this user, who is also its group.
+        #[arg(long)]
+        uid: Option<u32>,
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true)]
+        program: Vec<String>,
+    },
+    /// Run processes of many threads, which end in every way there is.
+    Processes {
+        /// How many; their endings take turns.
+        count: u32,
+        /// Threads of each, from 2.
+        #[arg(value_parser = clap::value_parser!(u32).range(2..=1024))]
+        threads: u32,
+    },
+    /// Be one of those processes.
+    Process {
+        /// Threads, the leader among them.
+        #[arg(value_parser = clap::value_parser!(u32).range(2..=1024))]
+        threads: u32,
+        /// How to end.
+        #[arg(value_enum)]
+        ending: Ending,
+        /// The status, 0 to 254: not for `kill`.
+        code: u8,
+    },
+    /// Exit with a status.
+    Exit {
+        /// The status.
+        code: u8,
+        /// Taken and ignored: for who looks at the command line.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        ignored: Vec<std::ffi::OsString>,
+    },
+    /// Live until stdin ends.
+    Wait,
+    /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
+    Objects,
+}
+
+#[derive(Debug, Args)]
+struct CallArguments {
+    /// Names, or numbers, which may be ones that no kernel has (-1, 0x40000027), with commas between.
+    #[arg(allow_hyphen_values = true)]
+    numbers: Numbers,
+    /// Calls of each, by each thread.
+    count: u64,
+    /// Threads. All of them begin with each number at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Keep each thread on one CPU, in turn.
+    #[arg(long)]
+    pin: bool,
+    /// Calls per second of each thread, in portions of a millisecond, instead of all at once.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1000..))]
+    rate: Option<u64>,
+    /// Move into this cgroup v2 directory first.
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ebpf-hello-generator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let made = match command {
+        Command::Call(arguments) => calls::call(&arguments)?,
+        Command::Int80 { numbers, count } => calls::int80(&numbers, count)?,
+        Command::Timers => timers::script()?,
+        Command::Burst {
+            count,
+            jobs,
+            uid,
+            program,
+        } => processes::burst(count, jobs, uid, &program)?,
+        Command::Processes { count, threads } => processes::processes(count, threads)?,
+        Command::Process {
+            threads,
+            ending,
+            code,
+        } => ending::end(threads, ending, code)?,
+        Command::Objects => objects::list()?,
+        Command::Exit { code, .. } => return Ok(ExitCode::from(code)),
+        Command::Wait => {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+                .context("cannot wait for the end of stdin")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    report(&made)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one line on stdout.
+fn report(made: &Value) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{made}").context("cannot write to stdout")
+}

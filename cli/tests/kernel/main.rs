@@ -1,0 +1,100 @@
+//! The kernel tier: the product on a real kernel, seen from the outside.
+//!
+//! Everything is asked of `ebpf-hello run` (its events, its ledger, its status) and of the kernel, and
+//! held against what the generator says it made. It needs root, and a kernel that loads BPF; without
+//! them it fails. Tests run one at a time, because all of them watch the same kernel. The executable is
+//! static and finds everything through two variables (executable.rs), so that it can be a virtual
+//! machine's init.
+//!
+//! ```text
+//! processes  timers  counts  dispatch  loss  feedback  hostile  instances  refusals    what is proved
+//! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
+//! a running product, and what it says          the load    what it is given   the kernel's own answer
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
+mod cgroup;
+mod counts;
+mod dispatch;
+mod events;
+mod executable;
+mod feedback;
+mod filter;
+mod generator;
+mod hostile;
+mod instance;
+mod instances;
+mod kernel_object;
+mod ledger;
+mod loss;
+mod processes;
+mod refusals;
+mod stream;
+mod timers;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A trial for each function named, called `module::function`.
+macro_rules! trials {
+    ($($(#[$meta:meta])* $module:ident::$case:ident,)*) => {
+        vec![$(
+            $(#[$meta])*
+            Trial::test(concat!(stringify!($module), "::", stringify!($case)), || {
+                $module::$case();
+                Ok(())
+            }),
+        )*]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if !arguments.list && !rustix::process::geteuid().is_root() {
+        eprintln!("the kernel tier loads eBPF programs: run it as root");
+        return ExitCode::FAILURE;
+    }
+    arguments.test_threads = Some(1);
+    let trials = trials![
+        refusals::who_is_not_root_is_told_what_is_missing,
+        refusals::wrong_usage_is_status_2,
+        refusals::a_ring_of_an_impossible_size_is_status_2,
+        refusals::an_invalid_filter_is_status_1_and_names_file_and_mistake,
+        refusals::status_without_an_instance_is_status_6,
+        processes::two_thousand_execs_are_reported_once_each_with_pid_argv_uid_and_code,
+        processes::processes_of_sixteen_threads_end_once_however_they_end,
+        processes::arguments_past_the_bound_are_cut_and_marked,
+        processes::a_process_older_than_the_instance_is_told_once_and_keeps_its_identity,
+        timers::every_timer_call_is_decoded_and_what_cannot_be_read_is_marked,
+        counts::ten_million_calls_of_sixteen_threads_are_ten_million,
+        counts::keys_that_sixteen_threads_meet_first_at_the_same_time_lose_nothing,
+        counts::exec_attempts_are_counted_by_user,
+        counts::a_full_map_counts_the_rest_beside_it_and_the_sum_is_exact,
+        dispatch::a_traced_call_has_its_name_number_and_raw_arguments,
+        #[cfg(target_arch = "x86_64")]
+        dispatch::an_ignored_call_is_no_event_where_every_other_is,
+        dispatch::a_call_ignored_by_a_rule_is_in_no_account,
+        dispatch::numbers_out_of_range_are_counted_and_never_dispatched,
+        #[cfg(target_arch = "x86_64")]
+        dispatch::a_32_bit_call_is_dispatched_by_its_own_number_name_and_arguments,
+        dispatch::sys_enter_is_attached_only_while_a_call_is_wanted,
+        loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
+        loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
+        hostile::hostile_text_is_lossless_in_json,
+        hostile::hostile_text_never_reaches_the_terminal_raw,
+        instances::two_instances_neither_disturb_nor_feed_each_other,
+        instances::a_killed_instance_leaves_no_program_map_or_link,
+        instances::status_lists_what_the_kernel_has_of_the_instance,
+        instances::sigusr1_prints_the_ledger_and_sigterm_ends_with_it,
+        instances::an_instance_after_a_killed_one_starts_afresh,
+        feedback::who_read_the_output_before_its_exec_is_reported_after_it,
+        feedback::a_reader_of_the_output_is_never_in_it,
+        feedback::a_reader_of_the_output_is_never_in_it_in_a_pid_namespace,
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
