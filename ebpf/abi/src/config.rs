@@ -44,6 +44,9 @@ layout! {
     registers_size,
     native_0, native_1, native_2, native_3, native_4, native_5,
     compat_0, compat_1, compat_2, compat_3, compat_4, compat_5,
+    registers_call,
+    dentry_name_length,
+    cgroup_node, cgroup_root, cgroup_root_hierarchy, node_id, node_name, node_parent,
 }
 
 /// Set in the object's read-only data before load.
@@ -65,8 +68,8 @@ pub struct Config {
     pub has_group_dead: u32,
     /// 1 where these programs can be preempted (PREEMPT_RT): guard the per-CPU scratch.
     pub nesting_guard: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 to report exec, fork and exit; they are followed all the same.
+    pub process_events: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -81,7 +84,7 @@ impl Config {
         ring_mark: 0,
         has_group_dead: 0,
         nesting_guard: 0,
-        padding: 0,
+        process_events: 1,
         layout: Layout::ABSENT,
     };
 }

@@ -23,10 +23,14 @@ pub enum Handler {
     Trace = 6,
     /// Counted, no event.
     Count = 7,
+    /// Decoded paths.
+    Path = 8,
+    /// Decoded socket addresses.
+    Sock = 9,
 }
 
 /// How many rows the ledger has.
-pub const HANDLERS: usize = 8;
+pub const HANDLERS: usize = 10;
 
 impl Handler {
     /// Every handler, by row.
@@ -39,6 +43,8 @@ impl Handler {
         Handler::Timer,
         Handler::Trace,
         Handler::Count,
+        Handler::Path,
+        Handler::Sock,
     ];
 
     /// The name shown to people and in metrics.
@@ -52,6 +58,8 @@ impl Handler {
             Handler::Timer => "timer",
             Handler::Trace => "trace",
             Handler::Count => "count",
+            Handler::Path => "path",
+            Handler::Sock => "sock",
         }
     }
 }
@@ -75,10 +83,20 @@ pub enum Fate {
     LostProcessTableFull = 5,
     /// Beside the equation: of another node on the same kernel.
     Foreign = 6,
+    /// Left out by a rate limit.
+    SuppressedRate = 7,
+    /// Left out by sampling.
+    SuppressedSampling = 8,
+    /// Left out because user or executable did not match.
+    SuppressedMatch = 9,
+    /// No table for the caller's policy, and the default ignores the call.
+    TableMiss = 10,
+    /// Lost: the thread entered another call while one still waited for its sys_exit.
+    LostJoinReplaced = 11,
 }
 
 /// How many columns the ledger has.
-pub const FATES: usize = 7;
+pub const FATES: usize = 12;
 
 /// One CPU's ledger.
 #[derive(Clone, Copy, Debug)]

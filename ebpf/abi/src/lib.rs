@@ -16,13 +16,15 @@ mod table;
 
 pub use config::{ABSENT, CONFIG, Config, Layout};
 pub use identity::{NANOSECONDS_PER_TICK, exec_id};
-pub use ledger::{CpuLedger, Fate, HANDLERS, Handler};
+pub use ledger::{CpuLedger, FATES, Fate, HANDLERS, Handler};
 pub use names::{MAX_RING_SHARDS, RINGS, map, program};
 pub use record::{
-    ExecFlags, ExecRecord, ExitRecord, ForkRecord, Header, RecordKind, SyscallRecord, TimerRecord,
+    ExecFlags, ExecRecord, ExitRecord, ForkRecord, Header, HeaderFlags, Join, PathRecord,
+    RecordKind, SOCKET_ADDRESS, SockRecord, SyscallRecord, TimerRecord,
 };
 pub use table::{
-    Abi, BITMAP_UNION, BITMAPS, Bitmap, CountKey, Decode, Exe, OUT_OF_RANGE, Outcome, Overflow,
-    Process, SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotParameters, WhoAmI,
-    bitmap_of, slot,
+    Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
+    CONDITION_UIDS, Condition, CountKey, Decode, Exe, MATCHED_PATH, NO_ARGUMENT, OUT_OF_RANGE,
+    OVERFLOWS, Outcome, Overflow, Process, SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind,
+    SlotFlags, SlotParameters, WhoAmI, bitmap_of, slot,
 };

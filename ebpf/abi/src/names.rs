@@ -28,6 +28,16 @@ pub mod program {
     pub const HANDLE_TRACE: &str = "handle_trace";
     /// Tail-called: counts per cgroup and call.
     pub const HANDLE_COUNT: &str = "handle_count";
+    /// Tail-called: decodes paths.
+    pub const HANDLE_PATH: &str = "handle_path";
+    /// Tail-called: decodes socket addresses.
+    pub const HANDLE_SOCK: &str = "handle_sock";
+    /// Raw tracepoint `sys_exit`: joins return values and out-parameters, tells what seccomp refused.
+    pub const SYS_EXIT: &str = "sys_exit";
+    /// Raw tracepoint `cgroup_mkdir`: a new cgroup has its policy before its first process.
+    pub const CGROUP_MKDIR: &str = "cgroup_mkdir";
+    /// Raw tracepoint `cgroup_rmdir`.
+    pub const CGROUP_RMDIR: &str = "cgroup_rmdir";
     /// Tail-called: returns at once.
     pub const HANDLE_IGNORE: &str = "handle_ignore";
     /// Run once by the loader in its own context: who am I, who are my ancestors.
@@ -42,10 +52,24 @@ pub mod map {
     pub const TABLES: &str = "TABLES";
     /// Parameters beside [`TABLES`], same index.
     pub const PARAMETERS: &str = "PARAMETERS";
-    /// Wanted system calls: union, native, compat.
+    /// Wanted system calls: union, native, compat; those that sys_exit looks at.
     pub const BITMAPS: &str = "BITMAPS";
     /// Outcome id to packed table and generation.
     pub const OUTCOMES: &str = "OUTCOMES";
+    /// cgroup v2 id to outcome id.
+    pub const CGROUPS: &str = "CGROUPS";
+    /// Name of a cgroup directory that is yet to come to outcome id.
+    pub const CGROUP_NAMES: &str = "CGROUP_NAMES";
+    /// Who a slot is for.
+    pub const CONDITIONS: &str = "CONDITIONS";
+    /// Patterns of executables, by condition.
+    pub const BINARIES: &str = "BINARIES";
+    /// Executable of each living process.
+    pub const EXECUTABLES: &str = "EXECUTABLES";
+    /// Rate limits and sampling.
+    pub const BUCKETS: &str = "BUCKETS";
+    /// Calls that wait for their sys_exit, by thread.
+    pub const JOINS: &str = "JOINS";
     /// Per-CPU ledger.
     pub const LEDGER: &str = "LEDGER";
     /// Calls per cgroup, generation and number.

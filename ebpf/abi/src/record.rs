@@ -14,6 +14,10 @@ pub enum RecordKind {
     Syscall = 4,
     /// [`TimerRecord`].
     Timer = 5,
+    /// [`PathRecord`].
+    Path = 6,
+    /// [`SockRecord`].
+    Sock = 7,
 }
 
 macro_rules! record {
@@ -54,6 +58,10 @@ record! {
         pub start_time: u64,
         /// Policy generation; 0 for process records.
         pub generation: u64,
+        /// Events of the same bucket that were left out by rate and sampling, cumulative.
+        pub suppressed: u64,
+        /// What the call returned, with [`HeaderFlags::RETURNED`].
+        pub return_value: i64,
         /// Process id, initial PID namespace.
         pub tgid: u32,
         /// Thread id, initial PID namespace.
@@ -70,7 +78,25 @@ record! {
         pub rule: u16,
         /// Name of the thread, NUL-padded.
         pub comm: [u8; 16],
-    } size 96
+        /// [`HeaderFlags`].
+        pub flags: u32,
+        /// [`SlotParameters::bucket`](crate::SlotParameters::bucket); 0 for process records.
+        pub bucket: u32,
+    } size 120
+}
+
+/// Bits of [`Header::flags`].
+pub struct HeaderFlags;
+
+impl HeaderFlags {
+    /// `return_value` is what the call returned.
+    pub const RETURNED: u32 = 1;
+    /// sys_exit came without its sys_enter: seccomp refused the call.
+    pub const DENIED: u32 = 2;
+    /// User memory that the call points to could not be read.
+    pub const UNREADABLE: u32 = 4;
+    /// A path was longer than the record holds.
+    pub const TRUNCATED: u32 = 8;
 }
 
 /// Bits of [`ExecRecord::flags`].
@@ -114,7 +140,7 @@ record! {
         pub padding: u32,
         /// Name before the exec, NUL-padded; all zero when unknown.
         pub previous_comm: [u8; 16],
-    } size 144
+    } size 168
 }
 
 record! {
@@ -128,7 +154,7 @@ record! {
         pub child: u32,
         /// Zero.
         pub padding: u32,
-    } size 112
+    } size 136
 }
 
 record! {
@@ -140,7 +166,7 @@ record! {
         pub status: u32,
         /// Zero.
         pub padding: u32,
-    } size 104
+    } size 128
 }
 
 record! {
@@ -154,7 +180,7 @@ record! {
         pub number: u32,
         /// Zero.
         pub padding: u32,
-    } size 152
+    } size 176
 }
 
 record! {
@@ -178,9 +204,74 @@ record! {
         pub subject: i32,
         /// Flags argument, where the call has one.
         pub flags: u32,
-        /// 1 when the new setting lay at an address that could not be read.
-        pub unreadable: u32,
         /// 1 when the call carries a new setting (the interval fields hold it unless unreadable).
         pub has_setting: u32,
-    } size 152
+        /// The timer's id that timer_create filled in, with `HeaderFlags::RETURNED` and success.
+        pub created: i32,
+    } size 176
+}
+
+record! {
+    /// A call that takes a path. Followed by the path without its NUL.
+    pub struct PathRecord {
+        /// The caller.
+        pub header: Header,
+        /// Flags argument, where the slot has one.
+        pub open_flags: u64,
+        /// System call number of the header's ABI.
+        pub number: u32,
+        /// Directory descriptor, where the slot has one; `AT_FDCWD` otherwise.
+        pub directory: i32,
+        /// Bytes of the path.
+        pub path_length: u32,
+        /// Bit 0: the call has a directory descriptor; bit 1: flags.
+        pub has: u32,
+    } size 144
+}
+
+/// Bytes of a socket address that are kept: `struct sockaddr_storage`.
+pub const SOCKET_ADDRESS: usize = 128;
+
+record! {
+    /// A call that takes a socket address.
+    pub struct SockRecord {
+        /// The caller.
+        pub header: Header,
+        /// The address as user memory has it, `address_length` bytes of it.
+        pub address: [u8; SOCKET_ADDRESS],
+        /// System call number of the header's ABI.
+        pub number: u32,
+        /// The socket's descriptor.
+        pub descriptor: i32,
+        /// Bytes of the address; 0 where the call gave none.
+        pub address_length: u32,
+        /// Zero.
+        pub padding: u32,
+    } size 264
+}
+
+record! {
+    /// A call that waits for its sys_exit: what was known when it entered.
+    pub struct Join {
+        /// When it entered, nanoseconds of `CLOCK_BOOTTIME`.
+        pub time: u64,
+        /// cgroup v2 id.
+        pub cgroup_id: u64,
+        /// Policy generation.
+        pub generation: u64,
+        /// Arguments, in the ABI's order.
+        pub arguments: [u64; 6],
+        /// Of its bucket, cumulative.
+        pub suppressed: u64,
+        /// System call number.
+        pub number: u32,
+        /// An [`Abi`](crate::Abi).
+        pub abi: u32,
+        /// Table that dispatched it.
+        pub table: u32,
+        /// Of the caller.
+        pub tgid: u32,
+        /// Of the slot, which may be refilled before the call returns.
+        pub parameters: crate::SlotParameters,
+    } size 128
 }

@@ -29,7 +29,9 @@ pub const fn slot(table: u32, abi: u32, number: u32) -> u32 {
 /// One bit for each system call number.
 pub type Bitmap = [u64; 8];
 /// How many bitmaps there are.
-pub const BITMAPS: u32 = 3;
+pub const BITMAPS: u32 = 4;
+/// The bitmap of calls that sys_exit looks at, whatever their ABI.
+pub const BITMAP_EXIT: u32 = 3;
 /// The bitmap that is asked first: what any ABI of any live table wants.
 pub const BITMAP_UNION: u32 = 0;
 
@@ -46,8 +48,10 @@ pub struct Outcome(pub u64);
 
 impl Outcome {
     const GENERATION_BITS: u32 = 48;
+    /// There was no table for this outcome: it has the default's, and what that ignores is a miss.
+    const MISSED: u64 = 1 << 63;
 
-    /// Packs a table (below 2^16) and a generation (below 2^48).
+    /// Packs a table (below 2^15) and a generation (below 2^48).
     #[inline(always)]
     pub const fn new(table: u16, generation: u64) -> Self {
         Outcome(
@@ -56,10 +60,22 @@ impl Outcome {
         )
     }
 
+    /// This outcome, for workloads whose own found no free table.
+    #[inline(always)]
+    pub const fn missed(self) -> Self {
+        Outcome(self.0 | Self::MISSED)
+    }
+
+    /// Whether what the table ignores is a table miss.
+    #[inline(always)]
+    pub const fn is_missed(self) -> bool {
+        self.0 & Self::MISSED != 0
+    }
+
     /// The table's index.
     #[inline(always)]
     pub const fn table(self) -> u16 {
-        (self.0 >> Self::GENERATION_BITS) as u16
+        ((self.0 & !Self::MISSED) >> Self::GENERATION_BITS) as u16
     }
 
     /// The policy generation, from 1.
@@ -97,6 +113,30 @@ pub enum Decode {
     Setitimer = 9,
     /// `setitimer` with 32-bit times (ia32).
     Setitimer32 = 10,
+    /// `execve(path, argv, …)`.
+    Execve = 11,
+    /// `execveat(dirfd, path, argv, …)`.
+    Execveat = 12,
+}
+
+/// An argument number that says the call has no such argument.
+pub const NO_ARGUMENT: u8 = u8::MAX;
+
+/// Bits of [`SlotParameters::flags`].
+pub struct SlotFlags;
+
+impl SlotFlags {
+    /// The event waits for sys_exit: its rule asks for the return value, or the call's result is
+    /// an out-parameter.
+    pub const JOIN: u8 = 1;
+    /// Calls that seccomp refused are reported too.
+    pub const DENIED: u8 = 2;
+    /// The flags argument points to the flags.
+    pub const FLAGS_POINTEE: u8 = 4;
+    /// The address is the kernel's to fill in.
+    pub const ADDRESS_OUT: u8 = 8;
+    /// Failed execs are reported.
+    pub const FAILED_EXEC: u8 = 16;
 }
 
 /// What a slot's handler needs to know.
@@ -114,11 +154,100 @@ pub enum Decode {
 pub struct SlotParameters {
     /// The rule that chose the handler, from 1; 0 is the table's default.
     pub rule: u16,
+    /// Which bucket of its table counts for rate and sampling.
+    pub bucket: u16,
+    /// Index of the [`Condition`] the caller must meet; 0 for none.
+    pub condition: u16,
     /// A [`Decode`].
     pub decode: u8,
+    /// [`SlotFlags`].
+    pub flags: u8,
+    /// Nanoseconds between events of the sustained rate; 0 for no limit.
+    pub interval: u32,
+    /// One event in so many; 0 and 1 for all.
+    pub sampling: u32,
+    /// How far ahead of time the bucket may run, nanoseconds: (burst - 1) intervals.
+    pub tolerance: u64,
+    /// The [`Handler`](crate::Handler) in the slot, for sys_exit, which is not tail-called.
+    pub handler: u8,
+    /// Which argument is the path or the address, or [`NO_ARGUMENT`].
+    pub pointer: u8,
+    /// Which argument is the directory descriptor or the address's length.
+    pub second: u8,
+    /// Which argument is the flags.
+    pub third: u8,
     /// Zero.
-    pub padding: [u8; 5],
+    pub padding: u32,
 }
+
+/// Users that a condition can name.
+pub const CONDITION_UIDS: usize = 16;
+
+/// Who a slot is for: every list that is not empty must match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct Condition {
+    /// Ranges in use; 0 matches every user.
+    pub uid_count: u32,
+    /// 1 when the executable must match one of the patterns under this condition's number.
+    pub binaries: u32,
+    /// First and last user id of each range.
+    pub uids: [[u32; 2]; CONDITION_UIDS],
+}
+
+/// Bytes of an executable's path that can be matched, its NUL included.
+pub const MATCHED_PATH: usize = 248;
+
+/// A pattern, and what is looked up against the patterns: longest prefix first.
+///
+/// An exact pattern includes the path's NUL, a prefix does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct BinaryKey {
+    /// The condition's number, big-endian, so that its bits come first.
+    pub condition: [u8; 4],
+    /// The path.
+    pub path: [u8; MATCHED_PATH],
+}
+
+/// Whose limits: one container cgroup and one rule of one policy generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct BucketKey {
+    /// cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Policy generation.
+    pub generation: u64,
+    /// [`SlotParameters::bucket`].
+    pub bucket: u64,
+}
+
+/// State of a rate limit and of sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct Bucket {
+    /// GCRA's theoretical arrival time, nanoseconds of `CLOCK_MONOTONIC`.
+    pub arrival: u64,
+    /// Calls that came to the sampler.
+    pub calls: u64,
+    /// Events left out by either, cumulative.
+    pub suppressed: u64,
+}
+
+/// Length of a cgroup directory's name that outcomes can be bound to, its NUL included.
+pub const CGROUP_NAME: usize = 128;
 
 /// The `number` under which calls out of range are counted.
 pub const OUT_OF_RANGE: u16 = u16::MAX;
@@ -153,7 +282,14 @@ pub enum Overflow {
     ExecsByUid = 1,
     /// Calls out of range.
     OutOfRange = 2,
+    /// New cgroups that found no room for their parent's outcome.
+    Cgroups = 3,
+    /// Calls whose rate limit or sampling found no room; they count as suppressed.
+    Buckets = 4,
 }
+
+/// How many overflow cells there are.
+pub const OVERFLOWS: u32 = 5;
 
 /// What is remembered of a living process, by its tgid in the initial PID namespace.
 #[derive(Clone, Copy, Debug, Default)]
@@ -226,7 +362,10 @@ pub struct WhoAmI {
     pub node_level: u64,
 }
 
-const _: () = assert!(size_of::<SlotParameters>() == 8);
+const _: () = assert!(size_of::<SlotParameters>() == 32);
+const _: () = assert!(size_of::<Condition>() == 136);
+const _: () = assert!(size_of::<BinaryKey>() == 252);
+const _: () = assert!(size_of::<Bucket>() == 24);
 const _: () = assert!(size_of::<CountKey>() == 24);
 const _: () = assert!(size_of::<Process>() == 48);
 const _: () = assert!(size_of::<WhoAmI>() == 32);

@@ -32,6 +32,8 @@ pub struct Counts {
     pub out_of_range: Vec<(u64, u64)>,
     /// Such calls that found the map full.
     pub out_of_range_overflow: u64,
+    /// New cgroups that found no room for their parent's outcome, and so had the default's.
+    pub cgroups_overflow: u64,
 }
 
 impl Counts {

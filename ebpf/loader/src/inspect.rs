@@ -2,13 +2,13 @@
 
 use std::{fs, os::fd::AsRawFd as _, os::fd::BorrowedFd};
 
-use aya::{maps::loaded_maps, programs::ProgramInfo};
+use aya::{maps::MapInfo, programs::ProgramInfo};
 use ebpf_hello_abi::program;
 use serde::Serialize;
 
 use crate::{
     Kernel, LoadError,
-    kernel::{PROCESS_PROGRAMS, program_names},
+    object::{STANDING_PROGRAMS, program_names},
 };
 
 /// One of our programs.
@@ -75,9 +75,12 @@ impl Kernel {
         if name == program::SYS_ENTER {
             return self.is_sys_enter_attached().then_some("sys_enter");
         }
-        PROCESS_PROGRAMS
+        if name == program::SYS_EXIT {
+            return self.is_sys_exit_attached().then_some("sys_exit");
+        }
+        STANDING_PROGRAMS
             .iter()
-            .find(|(program, _)| *program == name && self.are_processes_attached())
+            .find(|(program, _)| *program == name && self.are_standing_attached())
             .map(|(_, tracepoint)| *tracepoint)
     }
 
@@ -102,11 +105,10 @@ impl Kernel {
             );
         }
         let mut maps = Vec::new();
-        for info in loaded_maps() {
-            let info = info.map_err(LoadError::map("(listing)"))?;
-            if !ids.contains(&info.id()) {
-                continue;
-            }
+        for id in ids {
+            // By id, not by listing: to open another instance's map while it ends can keep that
+            // map in the kernel for good.
+            let info = MapInfo::from_id(id).map_err(LoadError::map("(by id)"))?;
             let memory = info
                 .fd()
                 .ok()

@@ -1,58 +1,34 @@
 //! The loaded programs and their maps.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::HashSet;
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
-    programs::{
-        ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
-        raw_trace_point::RawTracePointLinkId,
-    },
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId},
 };
 use ebpf_hello_abi::{
-    Abi, BITMAP_UNION, BITMAPS, Bitmap, CONFIG, Config, CountKey, CpuLedger, Outcome, Overflow,
-    Process, RINGS, SLOTS_PER_TABLE, SYSCALL_LIMIT, SlotParameters, WhoAmI, bitmap_of, exec_id,
-    map, program, slot,
+    Bucket, BucketKey, Config, CountKey, CpuLedger, Join, MATCHED_PATH, Overflow, Process, RINGS,
+    WhoAmI, exec_id, map, program,
 };
 
 use crate::{
-    Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Reader, TableSpec,
+    Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
     btf::{Architecture, Btf, Missing, layout},
     machine,
+    object::{
+        STANDING_PROGRAMS, SYSCALL_PROGRAMS, Shared, attach, detach, load_programs, make_maps,
+        raw_tracepoint, take,
+    },
+    tables::{Tables, Wanted},
 };
 
-static OBJECT: &[u8] = include_bytes_aligned!(env!("EBPF_HELLO_OBJECT"));
-
-/// Programs that are attached while process events are on, and where.
-pub(crate) const PROCESS_PROGRAMS: [(&str, &str); 4] = [
-    (program::PROCESS_FORK, "sched_process_fork"),
-    (program::PROCESS_RENAME, "task_rename"),
-    (program::PROCESS_EXEC, "sched_process_exec"),
-    (program::PROCESS_EXIT, "sched_process_exit"),
-];
-/// Programs that a table's slots call.
-const HANDLER_PROGRAMS: [&str; 5] = [
-    program::HANDLE_EXEC,
-    program::HANDLE_TIMER,
-    program::HANDLE_TRACE,
-    program::HANDLE_COUNT,
-    program::HANDLE_IGNORE,
-];
-/// `BPF_PROG_LOAD` answers EAGAIN when a signal interrupts the verifier; aya does not try again.
-const LOAD_ATTEMPTS: u32 = 10;
 /// Ancestors whose children may read our output.
 const GENERATIONS: u64 = 32;
 /// Rounds of looking for readers of readers.
 const READER_ROUNDS: u32 = 4;
-
-/// A map value or key that is shared with the programs.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Shared<T>(T);
-// SAFETY: only made for the abi's `repr(C)` types, which have no padding but explicit one and no
-// invalid bit patterns.
-unsafe impl<T: Copy + 'static> Pod for Shared<T> {}
+/// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
+const NOEXIST: u64 = 1;
 
 /// How the end of a process is told from that of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -84,12 +60,14 @@ pub struct Kernel {
     scope: NodeScope,
     missing: Vec<Missing>,
     me: WhoAmI,
-    sys_enter: Option<RawTracePointLinkId>,
-    processes: Vec<(&'static str, RawTracePointLinkId)>,
-    tables: ProgramArray<MapData>,
-    parameters: Array<MapData, Shared<SlotParameters>>,
-    bitmaps: Array<MapData, Bitmap>,
-    outcomes: Array<MapData, u64>,
+    /// By place in [`SYSCALL_PROGRAMS`].
+    syscalls: [Option<RawTracePointLinkId>; 2],
+    standing: Vec<(&'static str, RawTracePointLinkId)>,
+    tables: Tables,
+    cgroups: HashMap<MapData, u64, u32>,
+    executables: HashMap<MapData, u32, Shared<[u8; MATCHED_PATH]>>,
+    buckets: HashMap<MapData, Shared<BucketKey>, Shared<Bucket>>,
+    joins: HashMap<MapData, u32, Shared<Join>>,
     ledger: PerCpuArray<MapData, Shared<CpuLedger>>,
     counts: HashMap<MapData, Shared<CountKey>, u64>,
     execs_by_uid: HashMap<MapData, u32, u64>,
@@ -125,17 +103,18 @@ impl Kernel {
             ring_mark: options.ring_size / 2,
             has_group_dead: u32::from(btf.has_group_dead()?),
             nesting_guard: u32::from(machine::is_preempt_rt() || options.force_nesting_guard),
-            padding: 0,
+            process_events: u32::from(options.process_events),
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
         load_programs(&mut ebpf)?;
         let reader = make_reader(&mut ebpf, &options)?;
         let mut kernel = Kernel {
-            tables: take(&mut ebpf, map::TABLES)?,
-            parameters: take(&mut ebpf, map::PARAMETERS)?,
-            bitmaps: take(&mut ebpf, map::BITMAPS)?,
-            outcomes: take(&mut ebpf, map::OUTCOMES)?,
+            tables: Tables::new(&mut ebpf, options.tables)?,
+            cgroups: take(&mut ebpf, map::CGROUPS)?,
+            executables: take(&mut ebpf, map::EXECUTABLES)?,
+            buckets: take(&mut ebpf, map::BUCKETS)?,
+            joins: take(&mut ebpf, map::JOINS)?,
             ledger: take(&mut ebpf, map::LEDGER)?,
             counts: take(&mut ebpf, map::COUNTS)?,
             execs_by_uid: take(&mut ebpf, map::EXECS_BY_UID)?,
@@ -148,8 +127,8 @@ impl Kernel {
             scope,
             missing,
             me: WhoAmI::default(),
-            sys_enter: None,
-            processes: Vec::new(),
+            syscalls: [None, None],
+            standing: Vec::new(),
         };
         kernel.identify()?;
         Ok((kernel, reader))
@@ -199,25 +178,32 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches the programs that follow processes. Exec, fork and exit are reported from here on.
+    /// Attaches the programs that follow processes and cgroups. Exec, fork and exit are reported
+    /// from here on, if they are to be.
     ///
     /// # Errors
     /// A tracepoint that cannot be attached to.
-    pub fn attach_processes(&mut self) -> Result<(), LoadError> {
-        for (program, tracepoint) in PROCESS_PROGRAMS {
+    pub fn attach_standing(&mut self) -> Result<(), LoadError> {
+        for (program, tracepoint) in STANDING_PROGRAMS {
             let link = attach(&mut self.ebpf, program, tracepoint)?;
-            self.processes.push((program, link));
+            self.standing.push((program, link));
         }
         Ok(())
     }
 
-    /// Fills the only table there is and makes it everybody's, under `generation`. `sys_enter` is
-    /// attached only if the table wants a call.
+    /// Makes `table` the policy of every cgroup that has `outcome`, all at once, under
+    /// `generation` (from 1, never used before). Attaches what the table needs first, and detaches
+    /// what nobody needs any more.
     ///
     /// # Errors
-    /// A system call number out of range; a failed map operation or attachment.
-    pub fn install(&mut self, table: &TableSpec, generation: u64) -> Result<(), LoadError> {
-        const TABLE: u32 = 0;
+    /// A system call number out of range; a failed map operation or attachment. The older policy
+    /// then stays.
+    pub fn set_outcome(
+        &mut self,
+        outcome: u32,
+        table: &TableSpec,
+        generation: u64,
+    ) -> Result<Programmed, LoadError> {
         if let Some(number) = table.number_out_of_range() {
             return Err(LoadError::Option {
                 option: "system call number",
@@ -225,77 +211,128 @@ impl Kernel {
                 value: number.to_string(),
             });
         }
-        let mut union = [0; 8];
-        for abi in [Abi::Native, Abi::Compat] {
-            let half = table.half(abi);
-            let mut slots: StdHashMap<u32, _> = half.filled().collect();
-            for number in 0..=SYSCALL_LIMIT {
-                let index = slot(TABLE, abi as u32, number);
-                match slots.remove(&number) {
-                    Some(spec) => self.fill(index, spec)?,
-                    // Nothing in the slot is not an error.
-                    None => drop(self.tables.clear_index(&index)),
-                }
-            }
-            let wanted = half.wanted();
-            self.bitmaps
-                .set(bitmap_of(abi as u32), wanted, 0)
-                .map_err(LoadError::map(map::BITMAPS))?;
-            for (all, bits) in union.iter_mut().zip(wanted) {
-                *all |= bits;
-            }
-        }
-        self.outcomes
-            .set(0, Outcome::new(TABLE as u16, generation).0, 0)
-            .map_err(LoadError::map(map::OUTCOMES))?;
-        self.bitmaps
-            .set(BITMAP_UNION, union, 0)
-            .map_err(LoadError::map(map::BITMAPS))?;
-        if union == [0; 8] {
-            self.detach_sys_enter()
-        } else {
-            self.attach_sys_enter()
-        }
+        let wanted = self.tables.wanted_with(table);
+        self.attach_wanted(wanted)?;
+        let programmed = self.tables.set(outcome, table, generation)?;
+        self.settle()?;
+        Ok(programmed)
     }
 
-    fn fill(&mut self, index: u32, spec: crate::SlotSpec) -> Result<(), LoadError> {
-        self.parameters
-            .set(index, Shared(spec.parameters()), 0)
-            .map_err(LoadError::map(map::PARAMETERS))?;
-        let name = spec.handler.program();
-        let handler = raw_tracepoint(&mut self.ebpf, name)?;
-        let fd = handler
-            .fd()
-            .map_err(|error| LoadError::Program {
-                program: name,
-                error,
-            })?
-            .try_clone()
-            .map_err(LoadError::system(format!(
-                "duplicate the descriptor of program {name}"
-            )))?;
-        self.tables
-            .set(index, &fd, 0)
-            .map_err(LoadError::map(map::TABLES))
+    /// Takes an outcome out that no cgroup has any more.
+    ///
+    /// # Errors
+    /// A failed map operation or detachment.
+    pub fn remove_outcome(&mut self, outcome: u32) -> Result<(), LoadError> {
+        self.tables.remove(outcome)?;
+        self.settle()
     }
 
-    fn attach_sys_enter(&mut self) -> Result<(), LoadError> {
-        if self.sys_enter.is_none() {
-            self.sys_enter = Some(attach(&mut self.ebpf, program::SYS_ENTER, "sys_enter")?);
+    fn settle(&mut self) -> Result<(), LoadError> {
+        self.tables.settle()?;
+        let wanted = self.tables.wanted();
+        self.detach_unwanted(wanted)
+    }
+
+    fn attach_wanted(&mut self, wanted: Wanted) -> Result<(), LoadError> {
+        // sys_exit first: a call that was entered must find it.
+        for (place, is_wanted) in [(1, wanted.exit), (0, wanted.enter)] {
+            if is_wanted && self.syscalls[place].is_none() {
+                let (program, tracepoint) = SYSCALL_PROGRAMS[place];
+                self.syscalls[place] = Some(attach(&mut self.ebpf, program, tracepoint)?);
+            }
         }
         Ok(())
     }
 
-    fn detach_sys_enter(&mut self) -> Result<(), LoadError> {
-        match self.sys_enter.take() {
-            Some(link) => detach(&mut self.ebpf, program::SYS_ENTER, link),
-            None => Ok(()),
+    fn detach_unwanted(&mut self, wanted: Wanted) -> Result<(), LoadError> {
+        for (place, is_wanted) in [(0, wanted.enter), (1, wanted.exit)] {
+            if !is_wanted && let Some(link) = self.syscalls[place].take() {
+                detach(&mut self.ebpf, SYSCALL_PROGRAMS[place].0, link)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Gives a cgroup an outcome. With `only_if_new`, one that already has any keeps it.
+    ///
+    /// # Errors
+    /// A failed map operation; a full map is one.
+    pub fn bind_cgroup(
+        &mut self,
+        cgroup: u64,
+        outcome: u32,
+        only_if_new: bool,
+    ) -> Result<(), LoadError> {
+        let flags = if only_if_new { NOEXIST } else { 0 };
+        match self.cgroups.insert(cgroup, outcome, flags) {
+            Err(error) if only_if_new && is_already_there(&error) => Ok(()),
+            result => result.map_err(LoadError::map(map::CGROUPS)),
+        }
+    }
+
+    /// Gives a cgroup the node's default.
+    pub fn unbind_cgroup(&mut self, cgroup: u64) {
+        // Gone already is as good.
+        let _ = self.cgroups.remove(&cgroup);
+    }
+
+    /// Every cgroup with an outcome of its own, inherited ones included.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn bound_cgroups(&self) -> Result<Vec<(u64, u32)>, LoadError> {
+        self.cgroups
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::CGROUPS))
+    }
+
+    /// Drops limits of cgroups that are gone and of policies that are no more.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn sweep_buckets(&mut self, is_alive: impl Fn(u64) -> bool) -> Result<(), LoadError> {
+        let generations: HashSet<u64> = self.tables.generations();
+        let keys = self
+            .buckets
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(LoadError::map(map::BUCKETS))?;
+        for key in keys {
+            if !generations.contains(&key.0.generation) || !is_alive(key.0.cgroup_id) {
+                // Gone already is as good.
+                let _ = self.buckets.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls that still wait for their sys_exit, by thread. To be asked once everything is
+    /// detached.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn waiting_calls(&self) -> Result<Vec<(u32, Join)>, LoadError> {
+        self.joins
+            .iter()
+            .map(|entry| entry.map(|(tid, join)| (tid, join.0)))
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::JOINS))
     }
 
     /// Whether any table wants system calls.
     pub fn is_sys_enter_attached(&self) -> bool {
-        self.sys_enter.is_some()
+        self.syscalls[0].is_some()
+    }
+
+    /// Whether any table wants what system calls return.
+    pub fn is_sys_exit_attached(&self) -> bool {
+        self.syscalls[1].is_some()
+    }
+
+    /// Tables in use.
+    pub fn tables_in_use(&self) -> usize {
+        self.tables.in_use()
     }
 
     /// Detaches everything and waits until no program runs any more: after it the ledger and the
@@ -304,8 +341,8 @@ impl Kernel {
     /// # Errors
     /// A link that could not be closed, or membarrier(2) refused.
     pub fn detach(&mut self) -> Result<(), LoadError> {
-        self.detach_sys_enter()?;
-        for (program, link) in std::mem::take(&mut self.processes) {
+        self.detach_unwanted(Wanted::default())?;
+        for (program, link) in std::mem::take(&mut self.standing) {
             detach(&mut self.ebpf, program, link)?;
         }
         machine::wait_for_programs()
@@ -313,7 +350,7 @@ impl Kernel {
 
     /// Makes a process that is older than the programs known to them.
     ///
-    /// `start_ticks` is field 22 of `/proc/<tgid>/stat`, of the initial PID namespace's /proc.
+    /// `executable` is its path in its mount namespace; `start_ticks` is field 22 of `/proc/<tgid>/stat`, of the initial PID namespace's /proc.
     ///
     /// # Errors
     /// A failed map operation; a full table is one.
@@ -323,8 +360,8 @@ impl Kernel {
         start_ticks: u64,
         parent: u32,
         parent_start_ticks: Option<u64>,
+        executable: &[u8],
     ) -> Result<ProcessAge, LoadError> {
-        const BPF_NOEXIST: u64 = 1;
         let identity = exec_id(self.config.seed, tgid, start_ticks, 0);
         let process = Process {
             exec_id: identity,
@@ -335,14 +372,19 @@ impl Kernel {
             execs: 0,
             previous_comm: [0; 16],
         };
-        match self.known.insert(tgid, Shared(process), BPF_NOEXIST) {
-            Ok(()) => Ok(ProcessAge::Older { exec_id: identity }),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(ProcessAge::Seen)
-            }
-            Err(error) => Err(LoadError::map(map::PROCESSES)(error)),
+        match self.known.insert(tgid, Shared(process), NOEXIST) {
+            Ok(()) => {}
+            Err(error) if is_already_there(&error) => return Ok(ProcessAge::Seen),
+            Err(error) => return Err(LoadError::map(map::PROCESSES)(error)),
+        }
+        let mut path = [0; MATCHED_PATH];
+        // One that does not fit with its NUL is not matched by any pattern.
+        if executable.len() < MATCHED_PATH {
+            path[..executable.len()].copy_from_slice(executable);
+        }
+        match self.executables.insert(tgid, Shared(path), NOEXIST) {
+            Err(error) if !is_already_there(&error) => Err(LoadError::map(map::EXECUTABLES)(error)),
+            _ => Ok(ProcessAge::Older { exec_id: identity }),
         }
     }
 
@@ -350,6 +392,7 @@ impl Kernel {
     pub fn forget(&mut self, tgid: u32) {
         // Gone already is as good.
         let _ = self.known.remove(&tgid);
+        let _ = self.executables.remove(&tgid);
     }
 
     /// Takes a process for ours: it runs our executable since before the programs did.
@@ -391,9 +434,14 @@ impl Kernel {
         }
     }
 
-    /// Whether process events are attached.
-    pub fn are_processes_attached(&self) -> bool {
-        !self.processes.is_empty()
+    /// Whether process events are reported.
+    pub fn are_processes_reported(&self) -> bool {
+        self.options.process_events
+    }
+
+    /// Whether the programs that follow processes and cgroups are attached.
+    pub fn are_standing_attached(&self) -> bool {
+        !self.standing.is_empty()
     }
 
     /// How many tables there is room for.
@@ -436,6 +484,7 @@ impl Kernel {
         counts.calls_overflow = self.overflowed(Overflow::Counts)?;
         counts.execs_overflow = self.overflowed(Overflow::ExecsByUid)?;
         counts.out_of_range_overflow = self.overflowed(Overflow::OutOfRange)?;
+        counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
         Ok(counts)
     }
 
@@ -448,76 +497,9 @@ impl Kernel {
     }
 }
 
-fn make_maps(options: &Options, config: &Config) -> Result<Ebpf, LoadError> {
-    let slots = options.tables * SLOTS_PER_TABLE;
-    let shared = Shared(*config);
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global(CONFIG, &shared, true)
-        .map_max_entries(map::TABLES, slots)
-        .map_max_entries(map::PARAMETERS, slots)
-        .map_max_entries(map::COUNTS, options.count_entries);
-    for ring in &RINGS[..options.shards() as usize] {
-        loader.map_max_entries(ring, options.ring_size);
-    }
-    // A ring that is not in use is a page: the smallest there can be.
-    for ring in &RINGS[options.shards() as usize..] {
-        loader.map_max_entries(ring, rustix::param::page_size() as u32);
-    }
-    loader.load(OBJECT).map_err(LoadError::Object)
-}
-
-/// Every program of the object.
-pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
-    PROCESS_PROGRAMS
-        .iter()
-        .map(|(program, _)| *program)
-        .chain(HANDLER_PROGRAMS)
-        .chain([program::SYS_ENTER, program::IDENTIFY, program::FIND_READERS])
-}
-
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    for name in program_names() {
-        let program = raw_tracepoint(ebpf, name)?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match program.load() {
-                Ok(()) => break,
-                Err(ProgramError::LoadError { io_error, .. })
-                    if io_error.kind() == std::io::ErrorKind::WouldBlock
-                        && attempts < LOAD_ATTEMPTS => {}
-                Err(error) => return Err(rejected(name, error)),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Tells a verifier's refusal from a lack of privilege.
-fn rejected(program: &'static str, error: ProgramError) -> LoadError {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            if io_error.kind() == std::io::ErrorKind::PermissionDenied && log.trim().is_empty() {
-                return LoadError::Privilege(format!(
-                    "the kernel refuses BPF_PROG_LOAD of `{program}` ({io_error}); is CAP_PERFMON \
-                     there, and does a security module forbid it?"
-                ));
-            }
-            let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-            let last = lines[lines.len().saturating_sub(20)..].join("\n");
-            LoadError::Rejected {
-                program,
-                error: io_error,
-                log: last,
-            }
-        }
-        error => LoadError::Program { program, error },
-    }
+/// Whether a map refused a key because it has it (`BPF_NOEXIST`).
+fn is_already_there(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
 fn make_reader(ebpf: &mut Ebpf, options: &Options) -> Result<Reader, LoadError> {
@@ -527,56 +509,3 @@ fn make_reader(ebpf: &mut Ebpf, options: &Options) -> Result<Reader, LoadError> 
         .collect::<Result<_, _>>()?;
     Reader::new(rings, take(ebpf, map::DRAINING)?)
 }
-
-/// Takes a map out of the object, typed.
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, LoadError> {
-    let found = ebpf
-        .take_map(name)
-        .ok_or(LoadError::Missing { kind: "map", name })?;
-    M::try_from(found).map_err(LoadError::map(name))
-}
-
-fn raw_tracepoint<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut RawTracePoint, LoadError> {
-    ebpf.program_mut(name)
-        .ok_or(LoadError::Missing {
-            kind: "program",
-            name,
-        })?
-        .try_into()
-        .map_err(|error| LoadError::Program {
-            program: name,
-            error,
-        })
-}
-
-fn attach(
-    ebpf: &mut Ebpf,
-    program: &'static str,
-    tracepoint: &'static str,
-) -> Result<RawTracePointLinkId, LoadError> {
-    raw_tracepoint(ebpf, program)?
-        .attach(tracepoint)
-        .map_err(|error| LoadError::Attach {
-            program,
-            tracepoint,
-            error,
-        })
-}
-
-fn detach(
-    ebpf: &mut Ebpf,
-    program: &'static str,
-    link: RawTracePointLinkId,
-) -> Result<(), LoadError> {
-    raw_tracepoint(ebpf, program)?
-        .detach(link)
-        .map_err(|error| LoadError::Program { program, error })
-}
-
-const _: () = assert!(BITMAPS == 3);

@@ -1,7 +1,8 @@
 //! Bytes from a ring buffer to typed records. Length and tag are checked before a field is read.
 
 use ebpf_hello_abi::{
-    ExecRecord, ExitRecord, ForkRecord, Header, RecordKind, SyscallRecord, TimerRecord,
+    ExecRecord, ExitRecord, ForkRecord, Header, PathRecord, RecordKind, SockRecord, SyscallRecord,
+    TimerRecord,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -18,6 +19,19 @@ pub enum Record<'a> {
     Syscall(&'a SyscallRecord),
     /// A timer call.
     Timer(&'a TimerRecord),
+    /// A call that takes a path.
+    Path(PathView<'a>),
+    /// A call that takes a socket address.
+    Sock(&'a SockRecord),
+}
+
+/// A path record and its path.
+#[derive(Clone, Copy, Debug)]
+pub struct PathView<'a> {
+    /// The fixed part.
+    pub record: &'a PathRecord,
+    /// The path as it was asked for.
+    pub path: &'a [u8],
 }
 
 /// An exec record and its variable parts.
@@ -66,6 +80,10 @@ impl<'a> Record<'a> {
                 Record::Syscall(fixed(bytes, "a system call")?.0)
             }
             kind if kind == RecordKind::Timer as u16 => Record::Timer(fixed(bytes, "a timer")?.0),
+            kind if kind == RecordKind::Path as u16 => Record::Path(PathView::parse(bytes)?),
+            kind if kind == RecordKind::Sock as u16 => {
+                Record::Sock(fixed(bytes, "a socket call")?.0)
+            }
             kind => return Err(RecordError::UnknownKind(kind)),
         })
     }
@@ -78,7 +96,23 @@ impl<'a> Record<'a> {
             Record::Exit(record) => &record.header,
             Record::Syscall(record) => &record.header,
             Record::Timer(record) => &record.header,
+            Record::Path(path) => &path.record.header,
+            Record::Sock(record) => &record.header,
         }
+    }
+}
+
+impl<'a> PathView<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (record, rest): (&PathRecord, _) = fixed(bytes, "a path call")?;
+        let path = rest
+            .get(..record.path_length as usize)
+            .ok_or(RecordError::Short {
+                what: "a path",
+                length: rest.len(),
+                needed: record.path_length as usize,
+            })?;
+        Ok(PathView { record, path })
     }
 }
 

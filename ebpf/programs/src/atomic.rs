@@ -32,3 +32,33 @@ pub(crate) unsafe fn swap(word: *mut u64, value: u64) -> u64 {
     }
     exchanged
 }
+
+/// Adds one and returns what was there.
+///
+/// # Safety
+///
+/// As [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn take_number(counter: *mut u64) -> u64 {
+    let mut number = 1u64;
+    // SAFETY: the caller's promise; the verifier checks the bounds.
+    unsafe {
+        asm!("{number} = atomic_fetch_add((u64 *)({counter} + 0), {number})", counter = in(reg) counter, number = inout(reg) number);
+    }
+    number
+}
+
+/// Stores `new` if the word holds `old`; returns what it held.
+///
+/// # Safety
+///
+/// As [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    let held;
+    // SAFETY: the caller's promise; the verifier checks the bounds.
+    unsafe {
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => held);
+    }
+    held
+}

@@ -10,9 +10,8 @@ use ebpf_hello_abi::{
 
 use crate::{
     config::{config, offset},
-    emit::{self, Call},
-    handlers::add,
-    maps,
+    counters::add,
+    emit, maps,
     task::Task,
 };
 
@@ -45,10 +44,8 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         emit::count(ledger, Handler::Dispatch, Fate::SelfExcluded);
         return 0;
     }
-    let Some(outcome) = maps::OUTCOMES.get(0) else {
-        return 0;
-    };
-    let outcome = Outcome(*outcome);
+    let cgroup_id = emit::cgroup_id();
+    let outcome = outcome_of(cgroup_id);
     let Some(scratch) = emit::scratch() else {
         return 0;
     };
@@ -56,27 +53,48 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let table = outcome.table() as u32;
-    scratch.call = Call {
-        cgroup_id: emit::cgroup_id(),
-        generation: outcome.generation(),
-        number,
-        abi,
-        table,
-        slot: slot(table, abi, number),
-    };
+    let call = &mut scratch.call;
+    call.cgroup_id = cgroup_id;
+    call.generation = outcome.generation();
+    call.number = number;
+    call.abi = abi;
+    call.table = table;
+    call.slot = slot(table, abi, number);
+    call.suppressed = 0;
+    call.return_value = 0;
+    call.flags = 0;
     // SAFETY: the handlers take the same context. A call that succeeds does not return.
     unsafe {
         maps::TABLES.tail_call(&ctx, slot(table, abi, number));
         scratch.call.slot = slot(table, abi, SYSCALL_LIMIT);
         maps::TABLES.tail_call(&ctx, slot(table, abi, SYSCALL_LIMIT));
     }
-    // No handler, no default: this table ignores the call.
+    // No handler, no default: this table ignores the call. Another might not have.
+    if outcome.is_missed() {
+        emit::count(ledger, Handler::Dispatch, Fate::Seen);
+        emit::count(ledger, Handler::Dispatch, Fate::TableMiss);
+    }
     emit::release(scratch);
     0
 }
 
+/// What applies to a cgroup: its own outcome, or the node's default.
 #[inline(always)]
-fn is_wanted(bitmap: u32, number: u32) -> bool {
+pub(crate) fn outcome_of(cgroup_id: u64) -> Outcome {
+    let id = match maps::CGROUPS.get_ptr(cgroup_id) {
+        // SAFETY: a word of the map.
+        Some(id) => unsafe { *id },
+        None => 0,
+    };
+    match maps::OUTCOMES.get(id) {
+        Some(outcome) => Outcome(*outcome),
+        None => Outcome(0),
+    }
+}
+
+/// Whether a number is in a bitmap.
+#[inline(always)]
+pub(crate) fn is_wanted(bitmap: u32, number: u32) -> bool {
     match maps::BITMAPS.get(bitmap) {
         Some(bits) => bits[(number >> 6) as usize & 7] & (1 << (number & 63)) != 0,
         None => false,
@@ -85,7 +103,7 @@ fn is_wanted(bitmap: u32, number: u32) -> bool {
 
 /// By which door the current system call came in.
 #[inline(always)]
-fn abi() -> u32 {
+pub(crate) fn abi() -> u32 {
     let offset = offset!(task_compat);
     if offset == ABSENT {
         return Abi::Native as u32;

@@ -11,7 +11,10 @@ use aya_ebpf::{
     },
     maps::RingBuf,
 };
-use ebpf_hello_abi::{CpuLedger, ExecRecord, Fate, Handler, Header, RecordKind};
+use ebpf_hello_abi::{
+    CGROUP_NAME, CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord,
+    RecordKind, SlotParameters, SockRecord,
+};
 
 use crate::{atomic, config::config, maps, task::Task};
 
@@ -21,33 +24,83 @@ pub(crate) const VARIABLE_MASK: usize = 0x3fff;
 pub(crate) const READ: usize = 4096;
 const VARIABLE: usize = VARIABLE_MASK + 1 + READ;
 
-/// One CPU's work space: the record being built, and what the dispatcher found for the handler.
+/// One CPU's work space: the record being built, and the call it is about.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The exec record's fixed part; `variable` follows it without a gap.
     pub(crate) exec: ExecRecord,
     pub(crate) variable: [u8; VARIABLE],
-    /// What the dispatcher found: a tail call passes only the context, and looking again could
-    /// see a newer policy.
+    /// A record of fixed size.
+    fixed: [u64; FIXED],
+    /// The path record's fixed part; its bytes follow it without a gap.
+    pub(crate) path: PathRecord,
+    pub(crate) path_bytes: [u8; READ],
+    /// The system call that is being handled. The dispatcher fills it: a tail call passes only the
+    /// context, and looking again could see a newer policy.
     pub(crate) call: Call,
+    /// A look-up of the caller's executable.
+    pub(crate) binary: BinaryLookup,
+    /// A path that is written from its end; what lies behind [`MATCHED_PATH`] stays zero.
+    pub(crate) backward: [u8; 2 * 256],
+    pub(crate) name: [u8; CGROUP_NAME],
     /// Holder of this scratch, where programs can be preempted.
     busy: u64,
 }
 
-/// A dispatched system call.
-#[derive(Clone, Copy)]
+/// A system call on its way through a handler.
 #[repr(C)]
 pub(crate) struct Call {
     pub(crate) cgroup_id: u64,
     pub(crate) generation: u64,
+    /// When it entered.
+    pub(crate) time: u64,
+    /// Of its bucket, cumulative.
+    pub(crate) suppressed: u64,
+    pub(crate) return_value: i64,
+    pub(crate) arguments: [u64; 6],
     pub(crate) number: u32,
     pub(crate) abi: u32,
     pub(crate) table: u32,
     /// Index of the handler's parameters.
     pub(crate) slot: u32,
+    /// HeaderFlags.
+    pub(crate) flags: u32,
+    pub(crate) padding: u32,
+    pub(crate) parameters: SlotParameters,
 }
 
+/// A key of the trie of patterns.
+#[repr(C)]
+pub(crate) struct BinaryLookup {
+    pub(crate) prefix_bits: u32,
+    pub(crate) condition: [u8; 4],
+    pub(crate) path: Executable,
+}
+
+/// The path of an executable, from its root, NUL-padded; empty when it is too long to be matched.
+pub(crate) type Executable = [u64; MATCHED_PATH / 8];
+
+/// Words of the largest record of fixed size.
+const FIXED: usize = size_of::<SockRecord>() / 8;
+
 const _: () = assert!(core::mem::offset_of!(Scratch, variable) == size_of::<ExecRecord>());
+const _: () = assert!(
+    core::mem::offset_of!(Scratch, path_bytes) - core::mem::offset_of!(Scratch, path)
+        == size_of::<PathRecord>()
+);
+const _: () = assert!(size_of::<Scratch>() <= 32_768);
+
+impl Scratch {
+    /// The place of a record of fixed size. Whoever fills it sets every field.
+    #[inline(always)]
+    pub(crate) fn fixed<T>(&mut self) -> &mut T {
+        const {
+            assert!(size_of::<T>() <= FIXED * 8 && align_of::<T>() <= 8);
+        }
+        // SAFETY: large enough, aligned, and any bits are a record.
+        unsafe { &mut *self.fixed.as_mut_ptr().cast::<T>() }
+    }
+}
 
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
@@ -159,6 +212,10 @@ pub(crate) fn stamp(
     header.gid = (uid_gid >> 32) as u32;
     header.table = 0;
     header.rule = 0;
+    header.suppressed = 0;
+    header.return_value = 0;
+    header.flags = 0;
+    header.bucket = 0;
     header.comm = bpf_get_current_comm().unwrap_or_default();
     if let Some(process) = maps::PROCESSES.get_ptr(tgid) {
         // SAFETY: an entry goes only when its process ends, and this one is running.

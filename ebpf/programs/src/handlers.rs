@@ -1,75 +1,156 @@
-//! What the dispatcher tail-calls. Each handler decides a call's fate on entry.
+//! What the dispatcher tail-calls. Each handler decides a call's fate on entry; the events are
+//! made in `events.rs`, at once or at sys_exit.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_uid_gid, bpf_probe_read_user},
+    helpers::{bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns},
     macros::raw_tracepoint,
-    maps::HashMap,
     programs::RawTracePointContext,
 };
-use ebpf_hello_abi::{
-    Abi, CountKey, CpuLedger, Decode, Fate, Handler, Header, Overflow, RecordKind, SlotParameters,
-    SyscallRecord, TimerRecord,
-};
+use ebpf_hello_abi::{Abi, CountKey, CpuLedger, Fate, Handler, Overflow, SlotFlags};
 
 use crate::{
-    atomic,
+    admission::{is_admitted, is_matched},
     config::offset,
-    emit::{self, Call, Scratch},
-    maps,
+    counters::add,
+    emit::{self, Scratch},
+    events, joins, maps,
     task::Address,
 };
 
-/// A call as a handler meets it.
-struct Entered {
-    call: Call,
-    ledger: &'static mut CpuLedger,
-    scratch: &'static mut Scratch,
+/// Exec attempts per user; the event is `sched_process_exec`'s, or a failed exec's at sys_exit.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_exec(ctx: RawTracePointContext) -> i32 {
+    let handler = Handler::Exec;
+    let Some((scratch, ledger)) = enter(handler) else {
+        return 0;
+    };
+    if is_matched(scratch, ledger, handler) {
+        let uid = bpf_get_current_uid_gid() as u32;
+        add(&maps::EXECS_BY_UID, &uid, Overflow::ExecsByUid);
+        emit::count(ledger, handler, Fate::Counted);
+        if scratch.call.parameters.flags & (SlotFlags::FAILED_EXEC | SlotFlags::DENIED) != 0 {
+            // SAFETY: the helper has no preconditions.
+            scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
+            take_arguments(scratch, Address(ctx.arg(0)));
+            // The attempt is counted; a failure is a record of its own.
+            joins::defer(scratch, handler);
+        }
+    }
+    emit::release(scratch);
+    0
 }
+
+/// Calls per cgroup, generation and number.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_count(_ctx: RawTracePointContext) -> i32 {
+    let handler = Handler::Count;
+    let Some((scratch, ledger)) = enter(handler) else {
+        return 0;
+    };
+    if is_matched(scratch, ledger, handler) {
+        let key = CountKey {
+            cgroup_id: scratch.call.cgroup_id,
+            generation: scratch.call.generation,
+            number: scratch.call.number as u16,
+            abi: scratch.call.abi as u8,
+            padding: [0; 5],
+        };
+        add(&maps::COUNTS, &key, Overflow::Counts);
+        emit::count(ledger, handler, Fate::Counted);
+    }
+    emit::release(scratch);
+    0
+}
+
+/// Number and raw arguments.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_trace(ctx: RawTracePointContext) -> i32 {
+    if let Some((scratch, ledger)) = begin(&ctx, Handler::Trace) {
+        events::trace(scratch, ledger);
+        emit::release(scratch);
+    }
+    0
+}
+
+/// Timers: which clock, which timer, which interval.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_timer(ctx: RawTracePointContext) -> i32 {
+    if let Some((scratch, ledger)) = begin(&ctx, Handler::Timer) {
+        events::timer(scratch, ledger);
+        emit::release(scratch);
+    }
+    0
+}
+
+/// Paths, as they were asked for. One on a page that was never touched cannot be read here: the
+/// call itself brings it in, so it is read at sys_exit.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_path(ctx: RawTracePointContext) -> i32 {
+    if let Some((scratch, ledger)) = begin(&ctx, Handler::Path) {
+        if events::read_path(scratch) || !joins::defer(scratch, Handler::Path) {
+            events::path(scratch, ledger);
+        }
+        emit::release(scratch);
+    }
+    0
+}
+
+/// Socket addresses that the caller gives.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_sock(ctx: RawTracePointContext) -> i32 {
+    if let Some((scratch, ledger)) = begin(&ctx, Handler::Sock) {
+        if events::read_address(scratch) || !joins::defer(scratch, Handler::Sock) {
+            events::sock(scratch, ledger);
+        }
+        emit::release(scratch);
+    }
+    0
+}
+
+/// Returns at once: for a call that a table whose default is not Ignore leaves out.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn handle_ignore(_ctx: RawTracePointContext) -> i32 {
+    if let Some(scratch) = emit::scratch() {
+        emit::release(scratch);
+    }
+    0
+}
+
+type Entered = (&'static mut Scratch, &'static mut CpuLedger);
 
 #[inline(always)]
 fn enter(handler: Handler) -> Option<Entered> {
     let scratch = emit::scratch()?;
     let ledger = emit::ledger()?;
     emit::count(ledger, handler, Fate::Seen);
-    Some(Entered {
-        call: scratch.call,
-        ledger,
-        scratch,
-    })
+    // Copied: a call that waits for its sys_exit may outlive the slot's present content.
+    scratch.call.parameters = *maps::PARAMETERS.get(scratch.call.slot)?;
+    Some((scratch, ledger))
 }
 
+/// Enters a handler that makes events; `None` when there is none to make now.
 #[inline(always)]
-fn parameters(call: &Call) -> SlotParameters {
-    match maps::PARAMETERS.get(call.slot) {
-        Some(parameters) => *parameters,
-        None => SlotParameters {
-            rule: 0,
-            decode: 0,
-            padding: [0; 5],
-        },
+fn begin(ctx: &RawTracePointContext, handler: Handler) -> Option<Entered> {
+    let (scratch, ledger) = enter(handler)?;
+    if !is_admitted(scratch, ledger, handler) {
+        emit::release(scratch);
+        return None;
     }
-}
-
-#[inline(always)]
-fn stamp(
-    header: &mut Header,
-    entered: &mut Entered,
-    parameters: &SlotParameters,
-    kind: RecordKind,
-    handler: Handler,
-) {
-    emit::stamp(header, entered.ledger, kind, handler);
-    header.abi = entered.call.abi as u8;
-    header.cgroup_id = entered.call.cgroup_id;
-    header.generation = entered.call.generation;
-    header.table = entered.call.table as u16;
-    header.rule = parameters.rule;
+    // SAFETY: the helper has no preconditions.
+    scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
+    take_arguments(scratch, Address(ctx.arg(0)));
+    if scratch.call.parameters.flags & SlotFlags::JOIN != 0 && joins::defer(scratch, handler) {
+        emit::release(scratch);
+        return None;
+    }
+    Some((scratch, ledger))
 }
 
 /// The six arguments, in the call's own ABI.
 #[inline(always)]
-fn arguments(registers: Address, abi: u32) -> [u64; 6] {
-    if abi == Abi::Compat as u32 {
+pub(crate) fn take_arguments(scratch: &mut Scratch, registers: Address) {
+    let call = &mut scratch.call;
+    call.arguments = if call.abi == Abi::Compat as u32 {
         // 32-bit callers own only the lower halves.
         [
             registers.read::<u32>(offset!(compat_0)) as u64,
@@ -88,151 +169,5 @@ fn arguments(registers: Address, abi: u32) -> [u64; 6] {
             registers.read(offset!(native_4)),
             registers.read(offset!(native_5)),
         ]
-    }
-}
-
-/// Exec attempts per user; the event is `sched_process_exec`'s.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn handle_exec(_ctx: RawTracePointContext) -> i32 {
-    let Some(entered) = enter(Handler::Exec) else {
-        return 0;
     };
-    let uid = bpf_get_current_uid_gid() as u32;
-    add(&maps::EXECS_BY_UID, &uid, Overflow::ExecsByUid);
-    emit::count(entered.ledger, Handler::Exec, Fate::Counted);
-    emit::release(entered.scratch);
-    0
-}
-
-/// Calls per cgroup, generation and number.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn handle_count(_ctx: RawTracePointContext) -> i32 {
-    let Some(entered) = enter(Handler::Count) else {
-        return 0;
-    };
-    let key = CountKey {
-        cgroup_id: entered.call.cgroup_id,
-        generation: entered.call.generation,
-        number: entered.call.number as u16,
-        abi: entered.call.abi as u8,
-        padding: [0; 5],
-    };
-    add(&maps::COUNTS, &key, Overflow::Counts);
-    emit::count(entered.ledger, Handler::Count, Fate::Counted);
-    emit::release(entered.scratch);
-    0
-}
-
-/// Number and raw arguments.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn handle_trace(ctx: RawTracePointContext) -> i32 {
-    let Some(mut entered) = enter(Handler::Trace) else {
-        return 0;
-    };
-    let parameters = parameters(&entered.call);
-    // SAFETY: all zero is a valid record.
-    let mut record: SyscallRecord = unsafe { core::mem::zeroed() };
-    stamp(
-        &mut record.header,
-        &mut entered,
-        &parameters,
-        RecordKind::Syscall,
-        Handler::Trace,
-    );
-    record.number = entered.call.number;
-    record.arguments = arguments(Address(ctx.arg(0)), entered.call.abi);
-    emit::send_fixed(&record, entered.ledger, Handler::Trace);
-    emit::release(entered.scratch);
-    0
-}
-
-/// Timers: which clock, which timer, which interval.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn handle_timer(ctx: RawTracePointContext) -> i32 {
-    let Some(mut entered) = enter(Handler::Timer) else {
-        return 0;
-    };
-    let parameters = parameters(&entered.call);
-    // SAFETY: all zero is a valid record.
-    let mut record: TimerRecord = unsafe { core::mem::zeroed() };
-    stamp(
-        &mut record.header,
-        &mut entered,
-        &parameters,
-        RecordKind::Timer,
-        Handler::Timer,
-    );
-    let arguments = arguments(Address(ctx.arg(0)), entered.call.abi);
-    let decode = parameters.decode;
-    record.number = entered.call.number;
-    record.decode = decode as u32;
-    record.subject = arguments[0] as i32;
-    if decode == Decode::TimerSettime as u8
-        || decode == Decode::TimerfdSettime as u8
-        || decode == Decode::TimerSettime32 as u8
-        || decode == Decode::TimerfdSettime32 as u8
-        || decode == Decode::TimerfdCreate as u8
-    {
-        record.flags = arguments[1] as u32;
-    }
-    if decode == Decode::TimerSettime as u8 || decode == Decode::TimerfdSettime as u8 {
-        read_setting::<i64>(&mut record, arguments[2]);
-    } else if decode == Decode::TimerSettime32 as u8 || decode == Decode::TimerfdSettime32 as u8 {
-        read_setting::<i32>(&mut record, arguments[2]);
-    } else if decode == Decode::Setitimer as u8 {
-        read_setting::<i64>(&mut record, arguments[1]);
-    } else if decode == Decode::Setitimer32 as u8 {
-        read_setting::<i32>(&mut record, arguments[1]);
-    }
-    emit::send_fixed(&record, entered.ledger, Handler::Timer);
-    emit::release(entered.scratch);
-    0
-}
-
-/// `struct itimerspec` or `itimerval`: interval then initial value, seconds then fraction each.
-#[inline(always)]
-fn read_setting<T: Copy + Into<i64>>(record: &mut TimerRecord, address: u64) {
-    record.has_setting = 1;
-    // SAFETY: the helper takes any user address and reports those it cannot read.
-    match unsafe { bpf_probe_read_user(address as *const [T; 4]) } {
-        Ok([interval, interval_fraction, initial, initial_fraction]) => {
-            record.interval_seconds = interval.into();
-            record.interval_fraction = interval_fraction.into();
-            record.initial_seconds = initial.into();
-            record.initial_fraction = initial_fraction.into();
-        }
-        Err(_) => record.unreadable = 1,
-    }
-}
-
-/// Returns at once: for a call that a table whose default is not Ignore leaves out.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn handle_ignore(_ctx: RawTracePointContext) -> i32 {
-    if let Some(scratch) = emit::scratch() {
-        emit::release(scratch);
-    }
-    0
-}
-
-/// Adds one at `key`, exactly: whoever is first inserts zero, everybody adds to what is there.
-#[inline(always)]
-pub(crate) fn add<K>(map: &HashMap<K, u64>, key: &K, cell: Overflow) {
-    const BPF_NOEXIST: u64 = 1;
-    let counter = match map.get_ptr_mut(key) {
-        Some(counter) => Some(counter),
-        None => {
-            // Another CPU may be first, or the map may be full: the second look tells.
-            let _ = map.insert(key, 0, BPF_NOEXIST);
-            map.get_ptr_mut(key)
-        }
-    };
-    let counter = match counter {
-        Some(counter) => counter,
-        None => match maps::OVERFLOW.get_ptr_mut(cell as u32) {
-            Some(overflow) => overflow,
-            None => return,
-        },
-    };
-    // SAFETY: values live as long as their map and are aligned to 8.
-    unsafe { atomic::increment(counter) };
 }

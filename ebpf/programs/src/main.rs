@@ -2,23 +2,34 @@
 //! constant that the loader sets (`CONFIG`).
 //!
 //! ```text
-//! process.rs   sched_process_exec, _fork, _exit, task_rename: the life of processes
-//! dispatch.rs  sys_enter: bounds, bitmaps, ourselves, outcome, tail call
-//! handlers.rs  what is tail-called: exec, timer, trace, count, ignore
-//! ourselves.rs run by the loader: who am I, who reads my output
-//! task.rs      kernel structs by offset        path.rs    dentries to names
-//! emit.rs      ledger, sequence, ring buffers  maps.rs    every map
-//! config.rs    constants set before load       atomic.rs  atomic adds
+//! process.rs    sched_process_exec, _fork, _exit, task_rename: the life of processes
+//! executable.rs who runs what: matchBinaries
+//! cgroups.rs    cgroup_mkdir, _rmdir: a new cgroup has its policy before its first process
+//! dispatch.rs   sys_enter: bounds, bitmaps, ourselves, outcome, tail call
+//! handlers.rs   what is tail-called: exec, timer, trace, path, sock, count, ignore
+//! admission.rs  users, executables, sampling, rate     counters.rs  exact counts
+//! joins.rs      sys_exit: return values, out-parameters, what seccomp refused
+//! events.rs     the events of system calls
+//! ourselves.rs  run by the loader: who am I, who reads my output
+//! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
+//! task.rs       kernel structs by offset               path.rs      dentries to names
+//! config.rs     constants set before load              atomic.rs    atomic instructions
 //! ```
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod admission;
 mod atomic;
+mod cgroups;
 mod config;
+mod counters;
 mod dispatch;
 mod emit;
+mod events;
+mod executable;
 mod handlers;
+mod joins;
 mod maps;
 mod ourselves;
 mod path;

@@ -2,14 +2,15 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use ebpf_hello_abi::{
-    BITMAPS as BITMAP_COUNT, Bitmap, CountKey, CpuLedger, MAX_RING_SHARDS, Process,
-    SLOTS_PER_TABLE, SlotParameters, WhoAmI,
+    BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME, Condition,
+    CountKey, CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE,
+    SlotParameters, WhoAmI,
 };
 
-use crate::emit::Scratch;
+use crate::emit::{Executable, Scratch};
 
 #[map]
 pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PER_TABLE, 0);
@@ -17,9 +18,26 @@ pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PE
 pub(crate) static PARAMETERS: Array<SlotParameters> = Array::with_max_entries(SLOTS_PER_TABLE, 0);
 #[map]
 pub(crate) static BITMAPS: Array<Bitmap> = Array::with_max_entries(BITMAP_COUNT, 0);
-/// Outcome id to packed (table, generation).
+/// Outcome id to packed (table, generation); 0 is the node's default.
 #[map]
-pub(crate) static OUTCOMES: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static OUTCOMES: Array<u64> = Array::with_max_entries(65_536, 0);
+/// cgroup id to outcome id; a cgroup that is missing has the default.
+#[map]
+pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, 0);
+#[map]
+pub(crate) static CGROUP_NAMES: HashMap<[u8; CGROUP_NAME], u32> =
+    HashMap::with_max_entries(8_192, 0);
+
+#[map]
+pub(crate) static CONDITIONS: Array<Condition> = Array::with_max_entries(4_096, 0);
+#[map]
+pub(crate) static BINARIES: LpmTrie<BinaryKey, u8> = LpmTrie::with_max_entries(16_384, 0);
+#[map]
+pub(crate) static EXECUTABLES: HashMap<u32, Executable> = HashMap::with_max_entries(32_768, 0);
+#[map]
+pub(crate) static BUCKETS: HashMap<BucketKey, Bucket> = HashMap::with_max_entries(65_536, 0);
+#[map]
+pub(crate) static JOINS: HashMap<u32, Join> = HashMap::with_max_entries(16_384, 0);
 
 #[map]
 pub(crate) static LEDGER: PerCpuArray<CpuLedger> = PerCpuArray::with_max_entries(1, 0);
@@ -32,7 +50,7 @@ pub(crate) static COUNTS: HashMap<CountKey, u64> = HashMap::with_max_entries(65_
 #[map]
 pub(crate) static EXECS_BY_UID: HashMap<u32, u64> = HashMap::with_max_entries(4_096, 0);
 #[map]
-pub(crate) static OVERFLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+pub(crate) static OVERFLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(OVERFLOWS, 0);
 
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(32_768, 0);

@@ -127,7 +127,7 @@ pub fn find_readers(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn reads_output(task: Task) -> bool {
+pub(crate) fn reads_output(task: Task) -> bool {
     for descriptor in 0..DESCRIPTORS {
         let file = task.file(descriptor);
         if file.is_null() || file.read::<u32>(offset!(file_mode)) & FMODE_READ == 0 {

@@ -23,6 +23,22 @@ pub(crate) struct Place {
     pub(crate) dentry: Address,
 }
 
+impl Place {
+    /// From the root of a mount to where it is mounted; `None` at the top of all mounts.
+    #[inline(always)]
+    pub(crate) fn above(self) -> Option<Place> {
+        let mount = Address(self.mount.0.wrapping_sub(offset!(mount_mnt) as u64));
+        let parent = mount.follow(offset!(mount_parent));
+        if parent == mount || parent.is_null() {
+            return None;
+        }
+        Some(Place {
+            dentry: mount.follow(offset!(mount_mountpoint)),
+            mount: parent.embedded(offset!(mount_mnt)),
+        })
+    }
+}
+
 /// Bit of [`write_path`]'s answer that says names are missing.
 const TRUNCATED: u64 = 1 << 32;
 
@@ -73,15 +89,10 @@ pub extern "C" fn write_path(
         }
         let top = here.mount.follow(offset!(vfsmount_root));
         if here.dentry == top {
-            let mount = Address(here.mount.0.wrapping_sub(offset!(mount_mnt) as u64));
-            let parent = mount.follow(offset!(mount_parent));
-            if parent == mount || parent.is_null() {
+            let Some(above) = here.above() else {
                 return end as u64;
-            }
-            here = Place {
-                dentry: mount.follow(offset!(mount_mountpoint)),
-                mount: parent.embedded(offset!(mount_mnt)),
             };
+            here = above;
             continue;
         }
         if end.wrapping_sub(start) > PATH - NAME {

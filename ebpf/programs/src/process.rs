@@ -19,7 +19,7 @@ use ebpf_hello_abi::{
 use crate::{
     config::{config, offset},
     emit::{self, READ, Scratch, VARIABLE_MASK},
-    maps,
+    executable, joins, maps, ourselves,
     path::{self, Place},
     task::{Address, Task},
 };
@@ -33,6 +33,9 @@ fn is_reported(handler: Handler, tgid: u32) -> bool {
     let Some(ledger) = emit::ledger() else {
         return false;
     };
+    if config!(process_events) == 0 {
+        return false;
+    }
     if emit::is_foreign() {
         emit::count(ledger, handler, Fate::Foreign);
         return false;
@@ -53,6 +56,9 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let parent_exec_id = remember_exec(task, tgid);
     follow_our_program(binary, tgid);
+    // The call that became this image, by the thread's number before it became the leader.
+    let _ = maps::JOINS.remove(ctx.arg::<u64>(1) as u32);
+    executable::remember(task, binary, tgid);
     if !is_reported(Handler::ProcessExec, tgid) {
         return 0;
     }
@@ -124,7 +130,12 @@ fn follow_our_program(binprm: Address, tgid: u32) {
         let _ = maps::OURSELVES.insert(tgid, SelfKind::Program as u32, 0);
     } else if let Some(kind) = maps::OURSELVES.get_ptr(tgid) {
         // SAFETY: a word of the map.
-        if unsafe { *kind } == SelfKind::Program as u32 {
+        let kind = unsafe { *kind };
+        // A reader may have been a child that had not yet closed what its parent reads: by now
+        // what closes on exec is closed.
+        if kind == SelfKind::Program as u32
+            || kind == SelfKind::Reader as u32 && !ourselves::reads_output(Task::current())
+        {
             let _ = maps::OURSELVES.remove(tgid);
         }
     }
@@ -273,6 +284,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     // right, and the maker is the record's process.
     process.previous_comm = [0; 16];
     let _ = maps::PROCESSES.insert(child_tgid, process, 0);
+    executable::inherit(parent_tgid, child_tgid);
     if !is_reported(Handler::ProcessFork, parent_tgid) {
         return 0;
     }
@@ -299,6 +311,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let task = Task(Address(ctx.arg(0)));
     let signal = task.0.follow(offset!(task_signal));
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    joins::abandon_join();
     if config!(has_group_dead) != 0 {
         if ctx.arg::<u64>(1) & 0xff == 0 {
             return 0;
@@ -319,6 +332,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
             report_exit(task, signal, process, told_apart);
         }
         let _ = maps::OURSELVES.remove(tgid);
+        let _ = maps::EXECUTABLES.remove(tgid);
     }
     0
 }

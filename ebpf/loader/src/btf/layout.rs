@@ -201,6 +201,7 @@ const TABLE: &[Row] = rows! {
 
     dentry_parent:         { "dentry"."d_parent" => Pointer }
     dentry_name:           { "dentry"."d_name.name" => Pointer }
+    dentry_name_length:    { "dentry"."d_name.len" => Integer(4) }
 
     // 8 bytes on 64-bit kernels, as `unsigned long` and as the `u64` that replaces it.
     inode_number:          { "inode"."i_ino" => Integer(8) }
@@ -246,6 +247,18 @@ const TABLE: &[Row] = rows! {
     compat_3:              { "pt_regs"."regs[3]" => Integer(8); on Aarch64 }
     compat_4:              { "pt_regs"."regs[4]" => Integer(8); on Aarch64 }
     compat_5:              { "pt_regs"."regs[5]" => Integer(8); on Aarch64 }
+    // The system call's number by the time of sys_exit.
+    registers_call:        { "pt_regs"."orig_ax" => Integer(8); on X86_64 }
+    registers_call:        { "pt_regs"."syscallno" => Integer(4); on Aarch64 }
+
+    cgroup_node:           { "cgroup"."kn" => Pointer }
+    cgroup_root:           { "cgroup"."root" => Pointer }
+    cgroup_root_hierarchy: { "cgroup_root"."hierarchy_id" => Integer(4) }
+    // A union with the inode number and generation until 5.5.
+    node_id:               { "kernfs_node"."id" or "id.id" => Integer(8) }
+    node_name:             { "kernfs_node"."name" => Pointer }
+    // Under RCU, hence renamed, from 6.15 on.
+    node_parent:           { "kernfs_node"."__parent" or "parent" => Pointer }
 };
 
 /// Resolves the table: the offset in bytes of every member that the programs read.

@@ -1,0 +1,394 @@
+//! Tail-call tables: filled while nobody looks, flipped by one store, emptied after everybody left.
+//!
+//! An outcome is what a set of cgroups has in common; its number never changes while its table
+//! does. `OUTCOMES[outcome]` holds (table, generation), so one 8-byte store moves all of them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use aya::{
+    Ebpf,
+    maps::{
+        Array, MapData, ProgramArray,
+        lpm_trie::{Key, LpmTrie},
+    },
+    programs::ProgramFd,
+};
+use ebpf_hello_abi::{
+    Abi, BITMAP_EXIT, BITMAP_UNION, BinaryKey, Bitmap, Condition, MATCHED_PATH, Outcome,
+    SlotParameters, bitmap_of, map, slot,
+};
+
+use crate::{
+    ConditionSpec, LoadError, TableSpec, machine,
+    object::{HANDLER_PROGRAMS, Shared, raw_tracepoint, take},
+};
+
+/// The outcome of every cgroup that has none of its own.
+pub const DEFAULT_OUTCOME: u32 = 0;
+/// Bits of a binary key before its path.
+const CONDITION_BITS: u32 = 32;
+/// Conditions there is room for; number 0 means none.
+const CONDITIONS: u16 = 4_096;
+
+/// What became of a policy that was to be programmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programmed {
+    /// It has a table.
+    Table(u16),
+    /// There was no free table: its cgroups have the default's, and what that ignores is counted
+    /// as a table miss.
+    Exhausted,
+}
+
+/// An outcome as it is in the kernel.
+struct Live {
+    /// `None` when there was no free table.
+    table: Option<Filled>,
+    spec: TableSpec,
+    generation: u64,
+}
+
+/// A table that holds something.
+struct Filled {
+    table: u16,
+    slots: Vec<u32>,
+    conditions: Vec<u16>,
+}
+
+pub(crate) struct Tables {
+    programs: ProgramArray<MapData>,
+    parameters: Array<MapData, Shared<SlotParameters>>,
+    bitmaps: Array<MapData, Bitmap>,
+    outcomes: Array<MapData, u64>,
+    conditions: Array<MapData, Shared<Condition>>,
+    binaries: LpmTrie<MapData, Shared<BinaryKey>, u8>,
+    handlers: BTreeMap<&'static str, ProgramFd>,
+    live: BTreeMap<u32, Live>,
+    free: Vec<u16>,
+    /// Nothing refers to these any more, but a program may still be running through one.
+    retired: Vec<Filled>,
+    free_conditions: Vec<u16>,
+    patterns: BTreeMap<u16, Vec<Key<Shared<BinaryKey>>>>,
+}
+
+/// Which of the two system call programs the live tables need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) enter: bool,
+    pub(crate) exit: bool,
+}
+
+// === impl Tables ===
+
+impl Tables {
+    pub(crate) fn new(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, LoadError> {
+        let mut handlers = BTreeMap::new();
+        for name in HANDLER_PROGRAMS {
+            let fd = raw_tracepoint(ebpf, name)?
+                .fd()
+                .map_err(|error| LoadError::Program {
+                    program: name,
+                    error,
+                })?
+                .try_clone()
+                .map_err(LoadError::system(format!(
+                    "duplicate the descriptor of program {name}"
+                )))?;
+            handlers.insert(name, fd);
+        }
+        Ok(Tables {
+            programs: take(ebpf, map::TABLES)?,
+            parameters: take(ebpf, map::PARAMETERS)?,
+            bitmaps: take(ebpf, map::BITMAPS)?,
+            outcomes: take(ebpf, map::OUTCOMES)?,
+            conditions: take(ebpf, map::CONDITIONS)?,
+            binaries: take(ebpf, map::BINARIES)?,
+            handlers,
+            live: BTreeMap::new(),
+            // The first to be popped is table 0.
+            free: (0..capacity as u16).rev().collect(),
+            retired: Vec::new(),
+            free_conditions: (1..CONDITIONS).rev().collect(),
+            patterns: BTreeMap::new(),
+        })
+    }
+
+    /// What the tables need attached once `outcome` has `spec` beside what is live now.
+    pub(crate) fn wanted_with(&self, spec: &TableSpec) -> Wanted {
+        let mut wanted = self.wanted();
+        wanted.enter |= spec.wants_enter();
+        wanted.exit |= spec.wants_exit();
+        wanted
+    }
+
+    /// What the live tables need attached.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let tables = || {
+            self.live
+                .values()
+                .filter(|live| live.table.is_some())
+                .map(|live| &live.spec)
+        };
+        Wanted {
+            enter: tables().any(TableSpec::wants_enter),
+            exit: tables().any(TableSpec::wants_exit),
+        }
+    }
+
+    /// Fills a free table and makes it `outcome`'s, under `generation`. Bits are set before the
+    /// flip; [`Tables::settle`] clears those that nobody wants any more.
+    pub(crate) fn set(
+        &mut self,
+        outcome: u32,
+        spec: &TableSpec,
+        generation: u64,
+    ) -> Result<Programmed, LoadError> {
+        let has_table = self
+            .live
+            .get(&outcome)
+            .is_some_and(|live| live.table.is_some());
+        let filled = match self.claim(has_table)? {
+            None => None,
+            Some(table) => Some(self.fill(table, spec)?),
+        };
+        let programmed = filled.as_ref().map_or(Programmed::Exhausted, |filled| {
+            Programmed::Table(filled.table)
+        });
+        let live = Live {
+            table: filled,
+            spec: spec.clone(),
+            generation,
+        };
+        let older = self.live.insert(outcome, live);
+        self.write_bitmaps(older.as_ref().map(|live| &live.spec))?;
+        self.flip(outcome)?;
+        if outcome == DEFAULT_OUTCOME {
+            // Those without a table have the default's.
+            let without: Vec<_> = self
+                .live
+                .iter()
+                .filter(|(_, live)| live.table.is_none())
+                .map(|(id, _)| *id)
+                .collect();
+            for outcome in without {
+                self.flip(outcome)?;
+            }
+        }
+        self.retired.extend(older.and_then(|live| live.table));
+        Ok(programmed)
+    }
+
+    /// Takes an outcome out that no cgroup has any more.
+    pub(crate) fn remove(&mut self, outcome: u32) -> Result<(), LoadError> {
+        if let Some(live) = self.live.remove(&outcome) {
+            self.retired.extend(live.table);
+            self.store(outcome, Outcome(0))?;
+        }
+        Ok(())
+    }
+
+    /// Clears the bits that no live table wants.
+    pub(crate) fn settle(&mut self) -> Result<(), LoadError> {
+        self.write_bitmaps(None)
+    }
+
+    /// Tables in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.live
+            .values()
+            .filter(|live| live.table.is_some())
+            .count()
+    }
+
+    /// A table to fill. One stays free, so that those who have a table can always change it.
+    fn claim(&mut self, is_change: bool) -> Result<Option<u16>, LoadError> {
+        let spare = if is_change { 0 } else { 1 };
+        if self.free.len() <= spare {
+            self.reclaim()?;
+        }
+        Ok(
+            if self.free.len() > spare || (self.live.is_empty() && !self.free.is_empty()) {
+                self.free.pop()
+            } else {
+                None
+            },
+        )
+    }
+
+    /// Empties the retired tables, once no program can be in one.
+    fn reclaim(&mut self) -> Result<(), LoadError> {
+        if self.retired.is_empty() {
+            return Ok(());
+        }
+        machine::wait_for_programs()?;
+        for filled in std::mem::take(&mut self.retired) {
+            for index in filled.slots {
+                // An empty slot is as good.
+                let _ = self.programs.clear_index(&index);
+                self.parameters
+                    .set(index, Shared(SlotParameters::default()), 0)
+                    .map_err(LoadError::map(map::PARAMETERS))?;
+            }
+            for condition in filled.conditions {
+                for key in self.patterns.remove(&condition).unwrap_or_default() {
+                    self.binaries
+                        .remove(&key)
+                        .map_err(LoadError::map(map::BINARIES))?;
+                }
+                self.free_conditions.push(condition);
+            }
+            self.free.push(filled.table);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, table: u16, spec: &TableSpec) -> Result<Filled, LoadError> {
+        let mut filled = Filled {
+            table,
+            slots: Vec::new(),
+            conditions: Vec::new(),
+        };
+        let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
+        for abi in [Abi::Native, Abi::Compat] {
+            for (number, content) in spec.half(abi).filled() {
+                let condition = match &content.condition {
+                    condition if condition.is_empty() => 0,
+                    condition => match numbers.get(condition) {
+                        Some(number) => *number,
+                        None => {
+                            let number = self.write_condition(condition)?;
+                            filled.conditions.push(number);
+                            numbers.insert(condition, number);
+                            number
+                        }
+                    },
+                };
+                let index = slot(u32::from(table), abi as u32, number);
+                self.parameters
+                    .set(index, Shared(content.parameters(condition)), 0)
+                    .map_err(LoadError::map(map::PARAMETERS))?;
+                let name = content.handler.program();
+                let program = self.handlers.get(name).ok_or(LoadError::Missing {
+                    kind: "program",
+                    name,
+                })?;
+                self.programs
+                    .set(index, program, 0)
+                    .map_err(LoadError::map(map::TABLES))?;
+                filled.slots.push(index);
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_condition(&mut self, spec: &ConditionSpec) -> Result<u16, LoadError> {
+        let number = self
+            .free_conditions
+            .pop()
+            .ok_or_else(|| LoadError::Option {
+                option: "conditions (matchUids, matchBinaries) of all live tables",
+                expected: "at most 4095 different ones",
+                value: "more".into(),
+            })?;
+        let mut condition = Condition {
+            uid_count: spec.uids.len() as u32,
+            binaries: u32::from(!spec.binaries.is_empty()),
+            ..Condition::default()
+        };
+        for (room, range) in condition.uids.iter_mut().zip(&spec.uids) {
+            *room = *range;
+        }
+        let mut keys = Vec::new();
+        for (path, is_prefix) in &spec.binaries {
+            let mut key = BinaryKey {
+                condition: u32::from(number).to_be_bytes(),
+                path: [0; MATCHED_PATH],
+            };
+            // A pattern that is longer than what is remembered of a path matches nothing.
+            let Some(room) = key.path.get_mut(..path.len()) else {
+                continue;
+            };
+            room.copy_from_slice(path);
+            let bytes = path.len() + usize::from(!is_prefix);
+            let key = Key::new(CONDITION_BITS + 8 * bytes as u32, Shared(key));
+            self.binaries
+                .insert(&key, 1, 0)
+                .map_err(LoadError::map(map::BINARIES))?;
+            keys.push(key);
+        }
+        self.patterns.insert(number, keys);
+        self.conditions
+            .set(u32::from(number), Shared(condition), 0)
+            .map_err(LoadError::map(map::CONDITIONS))?;
+        Ok(number)
+    }
+
+    /// The one store that makes a policy everybody's who has the outcome.
+    fn flip(&mut self, outcome: u32) -> Result<(), LoadError> {
+        let packed = match self.live.get(&outcome) {
+            None => return Ok(()),
+            Some(Live {
+                table: Some(filled),
+                generation,
+                ..
+            }) => Outcome::new(filled.table, *generation),
+            Some(Live { table: None, .. }) => match self.live.get(&DEFAULT_OUTCOME) {
+                Some(Live {
+                    table: Some(filled),
+                    generation,
+                    ..
+                }) => Outcome::new(filled.table, *generation).missed(),
+                _ => Outcome(0).missed(),
+            },
+        };
+        self.store(outcome, packed)
+    }
+
+    fn store(&mut self, outcome: u32, packed: Outcome) -> Result<(), LoadError> {
+        self.outcomes
+            .set(outcome, packed.0, 0)
+            .map_err(LoadError::map(map::OUTCOMES))
+    }
+
+    /// Writes what the live tables want, and `leaving` too, whose table is still looked into.
+    ///
+    /// A policy that found no table is in it: its calls must reach the dispatcher to be counted.
+    fn write_bitmaps(&mut self, leaving: Option<&TableSpec>) -> Result<(), LoadError> {
+        let specs: Vec<&TableSpec> = self
+            .live
+            .values()
+            .map(|live| &live.spec)
+            .chain(leaving)
+            .collect();
+        let mut union = [0; 8];
+        let mut exit = [0; 8];
+        for abi in [Abi::Native, Abi::Compat] {
+            let mut wanted = [0; 8];
+            for spec in &specs {
+                merge(&mut wanted, spec.half(abi).wanted());
+                merge(&mut exit, spec.half(abi).wanted_at_exit());
+            }
+            merge(&mut union, wanted);
+            self.bitmaps
+                .set(bitmap_of(abi as u32), wanted, 0)
+                .map_err(LoadError::map(map::BITMAPS))?;
+        }
+        self.bitmaps
+            .set(BITMAP_EXIT, exit, 0)
+            .map_err(LoadError::map(map::BITMAPS))?;
+        self.bitmaps
+            .set(BITMAP_UNION, union, 0)
+            .map_err(LoadError::map(map::BITMAPS))
+    }
+
+    /// Generations that events can still carry.
+    pub(crate) fn generations(&self) -> HashSet<u64> {
+        self.live.values().map(|live| live.generation).collect()
+    }
+}
+
+fn merge(all: &mut Bitmap, bits: Bitmap) {
+    for (all, bits) in all.iter_mut().zip(bits) {
+        *all |= bits;
+    }
+}
