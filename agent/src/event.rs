@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use ebpf_hello_loader::{
     ExecView, Record,
-    abi::{Abi, Decode, ExecFlags, ExitRecord, Header, SyscallRecord, TimerRecord},
+    abi::{Abi, ExecFlags, ExitRecord, Handler, Header, HeaderFlags},
 };
-use ebpf_hello_policy::{self as policy, FilterName, Table, syscall::Names};
+use ebpf_hello_policy::{self as policy, syscall::Names};
 use ebpf_hello_proto::{
     Duration,
     v1::{self, Event, event::Kind},
 };
 
-use crate::{processes::Processes, text, wall::Wall};
+use crate::{
+    call::{Call, Suppressed},
+    policies::Policies,
+    processes::Processes,
+    text,
+    wall::Wall,
+};
 
-/// `TIMER_ABSTIME` of timer_settime(2) and `TFD_TIMER_ABSTIME` of timerfd_settime(2) are both 1.
-const ABSOLUTE: u32 = 1;
 /// Signals below this are in wait(2)'s low bits.
 const SIGNAL_MASK: u32 = 0x7f;
 const CORE_DUMPED: u32 = 0x80;
@@ -27,16 +31,27 @@ pub(crate) struct Origin {
     /// Ordered and new at every start.
     pub(crate) epoch: u64,
     pub(crate) arch: policy::Arch,
-    pub(crate) policy: Arc<Table>,
+    pub(crate) policies: Arc<Policies>,
+}
+
+/// What an event needs to know of those before it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) processes: Processes,
+    pub(crate) suppressed: Suppressed,
+}
+
+impl Memory {
+    pub(crate) fn new(processes: Processes) -> Self {
+        Memory {
+            processes,
+            suppressed: Suppressed::default(),
+        }
+    }
 }
 
 /// Makes the event of a record, and remembers what later events of the process repeat.
-pub(crate) fn event(
-    record: Record<'_>,
-    origin: &Origin,
-    processes: &mut Processes,
-    wall: Wall,
-) -> Event {
+pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wall: Wall) -> Event {
     let header = record.header();
     let mut event = Event {
         time: Some(wall.time(header.time)),
@@ -48,7 +63,13 @@ pub(crate) fn event(
         process: Some(process(header, wall)),
         ..Event::default()
     };
+    let call = Call { header, origin };
     event.kind = Some(match record {
+        Record::Exec(exec) if header.handler == Handler::Exec as u8 => {
+            // It failed: the process is what it was.
+            event.policy = Some(call.policy(execve_number(&exec, origin), memory));
+            Kind::Exec(failed_exec_event(&exec))
+        }
         Record::Exec(exec) => {
             let binary = binary(&exec);
             let process = event.process.get_or_insert_default();
@@ -57,33 +78,49 @@ pub(crate) fn event(
                 (exec.record.login_uid != u32::MAX).then_some(exec.record.login_uid);
             process.namespace_pid = Some(exec.record.namespace_pid);
             process.binary_truncated = exec.record.flags & ExecFlags::BINARY_TRUNCATED != 0;
-            processes.insert(header.exec_id, binary.as_str().into());
+            memory
+                .processes
+                .insert(header.exec_id, binary.as_str().into());
             Kind::Exec(exec_event(&exec, &binary))
         }
         Record::Fork(fork) => {
-            processes.fork(header.exec_id, fork.child_exec_id);
+            memory.processes.fork(header.exec_id, fork.child_exec_id);
             Kind::Fork(v1::Fork {
                 child_pid: fork.child,
                 child_exec_id: exec_id(fork.child_exec_id),
             })
         }
         Record::Exit(exit) => Kind::Exit(exit_event(exit)),
-        Record::Syscall(call) => {
-            event.policy = Some(policy_of(header, call.number, origin));
-            Kind::Syscall(syscall_event(call, origin))
+        Record::Syscall(record) => {
+            event.policy = Some(call.policy(record.number, memory));
+            Kind::Syscall(call.syscall(record))
         }
-        Record::Timer(call) => {
-            event.policy = Some(policy_of(header, call.number, origin));
-            Kind::Timer(timer_event(call, origin))
+        Record::Timer(record) => {
+            event.policy = Some(call.policy(record.number, memory));
+            Kind::Timer(call.timer(record))
+        }
+        Record::Path(view) => {
+            event.policy = Some(call.policy(view.record.number, memory));
+            Kind::Path(call.path(&view))
+        }
+        Record::Sock(record) => {
+            event.policy = Some(call.policy(record.number, memory));
+            Kind::Sock(call.sock(record))
         }
     });
-    if let Some(binary) = processes.binary(header.exec_id) {
+    if let Some(binary) = memory.processes.binary(header.exec_id) {
         event.process.get_or_insert_default().binary = binary.to_string();
     }
     if matches!(record, Record::Exit(_)) {
-        processes.end(header.exec_id);
+        memory.processes.end(header.exec_id);
     }
     event
+}
+
+/// The system call of a failed exec: its record has the shape of a successful one's.
+fn execve_number(exec: &ExecView<'_>, origin: &Origin) -> u32 {
+    let abi = policy_abi(exec.record.header.abi);
+    policy::syscall::number(origin.arch, abi, "execve").map_or(0, u32::from)
 }
 
 fn process(header: &Header, wall: Wall) -> v1::Process {
@@ -129,6 +166,20 @@ fn exec_event(exec: &ExecView<'_>, binary: &str) -> v1::Exec {
         // A memfd's dentry is its name with this prefix, in no directory (mm/memfd.c).
         memfd: has(ExecFlags::DELETED) && binary.starts_with("/memfd:"),
         errno: None,
+    }
+}
+
+fn failed_exec_event(exec: &ExecView<'_>) -> v1::Exec {
+    let header = &exec.record.header;
+    v1::Exec {
+        filename: text::lossless(exec.filename),
+        argv: exec.arguments().map(text::lossless).collect(),
+        argv_truncated: exec.record.flags & ExecFlags::ARGV_TRUNCATED != 0,
+        argv_unreadable: header.flags & HeaderFlags::UNREADABLE != 0,
+        source: v1::ExecSource::Syscall.into(),
+        // Error numbers are at most 4095 (MAX_ERRNO in include/linux/err.h).
+        errno: i32::try_from(-header.return_value).ok(),
+        ..v1::Exec::default()
     }
 }
 
@@ -191,22 +242,7 @@ fn signal_name(signal: u32) -> String {
     }
 }
 
-fn policy_of(header: &Header, number: u32, origin: &Origin) -> v1::Policy {
-    let half = origin.policy.half(policy_abi(header.abi));
-    let filter: Option<&FilterName> = u16::try_from(number)
-        .ok()
-        .and_then(|number| half.slots.get(&number))
-        .map_or(half.default.filter.as_ref(), |slot| slot.filter.as_ref());
-    v1::Policy {
-        filter: filter.map(ToString::to_string).unwrap_or_default(),
-        rule: u32::from(header.rule),
-        table: u32::from(header.table),
-        generation: header.generation,
-        suppressed_since_last: 0,
-    }
-}
-
-fn policy_abi(abi: u8) -> policy::Abi {
+pub(crate) fn policy_abi(abi: u8) -> policy::Abi {
     if abi == Abi::Compat as u8 {
         policy::Abi::Compat
     } else {
@@ -231,98 +267,16 @@ pub(crate) fn proto_abi(arch: policy::Arch, abi: policy::Abi) -> v1::Abi {
     }
 }
 
-fn syscall_event(call: &SyscallRecord, origin: &Origin) -> v1::Syscall {
-    let abi = policy_abi(call.header.abi);
-    v1::Syscall {
-        name: syscall_name(origin.arch, abi, call.number),
-        number: Some(call.number),
-        abi: proto_abi(origin.arch, abi).into(),
-        args: call.arguments.to_vec(),
-        return_value: None,
-        denied: false,
-    }
-}
-
-fn timer_event(call: &TimerRecord, origin: &Origin) -> v1::Timer {
-    let abi = policy_abi(call.header.abi);
-    let mut timer = v1::Timer {
-        name: syscall_name(origin.arch, abi, call.number),
-        number: Some(call.number),
-        abi: proto_abi(origin.arch, abi).into(),
-        unreadable: call.unreadable != 0,
-        absolute: call.flags & ABSOLUTE != 0,
-        ..v1::Timer::default()
-    };
-    let is = |decode: Decode| call.decode == decode as u32;
-    if is(Decode::TimerCreate) || is(Decode::TimerfdCreate) {
-        timer.clock = clock_name(call.subject);
-        // timerfd_create's flags are not a time's.
-        timer.absolute = false;
-    } else if is(Decode::Setitimer) || is(Decode::Setitimer32) {
-        timer.clock = interval_timer_name(call.subject);
-    } else if is(Decode::TimerfdSettime)
-        || is(Decode::TimerfdSettime32)
-        || is(Decode::TimerfdGettime)
-    {
-        timer.fd = Some(call.subject);
-    } else {
-        timer.timer_id = Some(call.subject);
-    }
-    if call.has_setting != 0 && call.unreadable == 0 {
-        let microseconds = is(Decode::Setitimer) || is(Decode::Setitimer32);
-        let span = |seconds, fraction: i64| {
-            let unit = if microseconds { 1000 } else { 1 };
-            let nanoseconds = fraction.checked_mul(unit)?;
-            Duration::from_timespec(seconds, nanoseconds).ok()
-        };
-        timer.interval = span(call.interval_seconds, call.interval_fraction);
-        timer.initial = span(call.initial_seconds, call.initial_fraction);
-        timer.out_of_range = timer.interval.is_none() || timer.initial.is_none();
-    }
-    timer
-}
-
-/// clock_gettime(2)'s name of a clock id; a number where it has none (a descriptor's or a
-/// process's clock, or nonsense).
-fn clock_name(id: i32) -> String {
-    match id {
-        0 => "CLOCK_REALTIME",
-        1 => "CLOCK_MONOTONIC",
-        2 => "CLOCK_PROCESS_CPUTIME_ID",
-        3 => "CLOCK_THREAD_CPUTIME_ID",
-        4 => "CLOCK_MONOTONIC_RAW",
-        5 => "CLOCK_REALTIME_COARSE",
-        6 => "CLOCK_MONOTONIC_COARSE",
-        7 => "CLOCK_BOOTTIME",
-        8 => "CLOCK_REALTIME_ALARM",
-        9 => "CLOCK_BOOTTIME_ALARM",
-        11 => "CLOCK_TAI",
-        id => return id.to_string(),
-    }
-    .to_owned()
-}
-
-/// setitimer(2)'s name of `which`.
-fn interval_timer_name(which: i32) -> String {
-    match which {
-        0 => "ITIMER_REAL",
-        1 => "ITIMER_VIRTUAL",
-        2 => "ITIMER_PROF",
-        which => return which.to_string(),
-    }
-    .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::tests::header;
 
     #[test]
     fn a_status_is_read_as_wait_reads_it() {
         let exit = |status| {
-            let header = header();
             exit_event(&ExitRecord {
-                header,
+                header: header(),
                 status,
                 padding: 0,
             })
@@ -343,78 +297,8 @@ mod tests {
         assert_eq!(exit(0).lifetime, Some(Duration::from_nanos(7)));
     }
 
-    fn header() -> Header {
-        Header {
-            kind: 0,
-            handler: 0,
-            abi: 0,
-            cpu: 0,
-            sequence: 0,
-            time: 10,
-            cgroup_id: 0,
-            exec_id: 0,
-            start_time: 3,
-            generation: 0,
-            tgid: 0,
-            tid: 0,
-            parent: 0,
-            uid: 0,
-            gid: 0,
-            table: 0,
-            rule: 0,
-            comm: [0; 16],
-        }
-    }
-
-    fn timer(decode: Decode, subject: i32, setting: [i64; 4]) -> v1::Timer {
-        let origin = Origin {
-            node: String::new(),
-            epoch: 1,
-            arch: policy::Arch::X86_64,
-            policy: Arc::default(),
-        };
-        let record = TimerRecord {
-            header: header(),
-            interval_seconds: setting[0],
-            interval_fraction: setting[1],
-            initial_seconds: setting[2],
-            initial_fraction: setting[3],
-            number: 222,
-            decode: decode as u32,
-            subject,
-            flags: 0,
-            unreadable: 0,
-            has_setting: 1,
-        };
-        timer_event(&record, &origin)
-    }
-
     #[test]
-    fn a_setting_is_in_nanoseconds_whatever_its_unit_was() {
-        let timer = timer(Decode::Setitimer, 0, [1, 500_000, 0, 1]);
-        assert_eq!(timer.clock, "ITIMER_REAL");
-        assert_eq!(timer.interval, Some(Duration::from_nanos(1_500_000_000)));
-        assert_eq!(timer.initial, Some(Duration::from_nanos(1_000)));
-    }
-
-    #[test]
-    fn an_absurd_setting_is_marked_not_printed() {
-        let timer = timer(Decode::TimerSettime, 3, [i64::MAX, i64::MAX, 1, 0]);
-        assert!(timer.out_of_range);
-        assert_eq!(
-            (timer.interval, timer.initial),
-            (None, Some(Duration::from_nanos(1_000_000_000)))
-        );
-        assert_eq!(timer.timer_id, Some(3));
-    }
-
-    #[test]
-    fn a_clock_without_a_name_keeps_its_number() {
-        assert_eq!(
-            timer(Decode::TimerCreate, 1, [0; 4]).clock,
-            "CLOCK_MONOTONIC"
-        );
-        assert_eq!(timer(Decode::TimerCreate, -6, [0; 4]).clock, "-6");
+    fn a_call_newer_than_our_tables_has_its_number() {
         assert_eq!(
             syscall_name(policy::Arch::X86_64, policy::Abi::Native, 500),
             "syscall_500"

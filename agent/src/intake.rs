@@ -6,7 +6,7 @@ use ebpf_hello_loader::{Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
-    event::{Origin, event},
+    event::{Memory, Origin, event},
     processes::Processes,
     wall::Wall,
 };
@@ -28,7 +28,7 @@ pub type Batch = Vec<Item>;
 
 pub(crate) struct Intake {
     origin: Arc<Origin>,
-    processes: Processes,
+    memory: Memory,
     wall: Wall,
     batch: Batch,
     out: SyncSender<Batch>,
@@ -38,7 +38,7 @@ impl Intake {
     pub(crate) fn new(origin: Arc<Origin>, processes: Processes, out: SyncSender<Batch>) -> Self {
         Intake {
             origin,
-            processes,
+            memory: Memory::new(processes),
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
@@ -54,7 +54,7 @@ impl Sink for Intake {
         let row = usize::from(record.header().handler);
         // The programs write nothing else; a row out of range is put where process records are.
         let handler = *Handler::ALL.get(row).unwrap_or(&Handler::Dispatch);
-        let event = event(record, &self.origin, &mut self.processes, self.wall);
+        let event = event(record, &self.origin, &mut self.memory, self.wall);
         self.batch.push(Item { handler, event });
         if self.batch.len() == BATCH {
             self.flush();

@@ -4,7 +4,10 @@ use ebpf_hello_loader::{
     Counts, KernelLedger, ReaderCounters,
     abi::{Fate, Handler},
 };
-use ebpf_hello_proto::v1::{self, HandlerLedger, Ledger, LossReason, LossStage, LostCount};
+use ebpf_hello_proto::v1::{
+    self, HandlerLedger, Ledger, LossReason, LossStage, LostCount, SuppressedCount,
+    SuppressedReason,
+};
 
 use crate::Accounts;
 
@@ -43,7 +46,9 @@ pub(crate) fn ledger(
         seen: sum(|row| row.seen),
         delivered: sum(|row| row.delivered),
         counted: sum(|row| row.counted),
+        suppressed: total_suppressed(&handlers),
         self_: sum(|row| row.self_),
+        table_miss: sum(|row| row.table_miss),
         lost,
         in_flight: (kernel.sent() + accounts.synthetic())
             .saturating_sub(settled + reader.malformed()),
@@ -70,6 +75,7 @@ fn row(
         (Fate::LostRingFull, LossReason::RingbufFull),
         (Fate::LostNested, LossReason::Nested),
         (Fate::LostProcessTableFull, LossReason::MapFull),
+        (Fate::LostJoinReplaced, LossReason::Nested),
     ] {
         add_lost(
             &mut lost,
@@ -91,12 +97,40 @@ fn row(
         seen: kernel.get(handler, Fate::Seen) + synthetic,
         delivered,
         counted: kernel.get(handler, Fate::Counted),
+        suppressed: suppressed(handler, kernel),
+        table_miss: kernel.get(handler, Fate::TableMiss),
         self_: kernel.get(handler, Fate::SelfExcluded),
         lost,
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
         in_flight: (reader.received(handler) + synthetic).saturating_sub(delivered + failed),
         ..HandlerLedger::default()
     }
+}
+
+fn suppressed(handler: Handler, kernel: &KernelLedger) -> Vec<SuppressedCount> {
+    [
+        (Fate::SuppressedRate, SuppressedReason::Rate),
+        (Fate::SuppressedSampling, SuppressedReason::Sampling),
+        (Fate::SuppressedMatch, SuppressedReason::Match),
+    ]
+    .into_iter()
+    .map(|(fate, reason)| SuppressedCount {
+        reason: reason.into(),
+        count: kernel.get(handler, fate),
+    })
+    .filter(|row| row.count > 0)
+    .collect()
+}
+
+fn total_suppressed(handlers: &[HandlerLedger]) -> Vec<SuppressedCount> {
+    let mut total: Vec<SuppressedCount> = Vec::new();
+    for row in handlers.iter().flat_map(|handler| &handler.suppressed) {
+        match total.iter_mut().find(|sum| sum.reason == row.reason) {
+            Some(sum) => sum.count += row.count,
+            None => total.push(*row),
+        }
+    }
+    total
 }
 
 fn add_lost(lost: &mut Vec<LostCount>, stage: LossStage, reason: LossReason, count: u64) {
@@ -126,5 +160,7 @@ fn proto_handler(handler: Handler) -> v1::Handler {
         Handler::Timer => v1::Handler::Timer,
         Handler::Trace => v1::Handler::Trace,
         Handler::Count => v1::Handler::Count,
+        Handler::Path => v1::Handler::Path,
+        Handler::Sock => v1::Handler::Sock,
     }
 }

@@ -2,15 +2,20 @@
 //!
 //! ```text
 //! loader::Reader ─▶ intake (its thread): event, processes ─▶ batches ─▶ whoever prints or publishes
-//! policy::Table ─▶ programming ─▶ loader::Kernel
+//! policy::Filter ─▶ assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
 //! loader::Kernel, intake, deliveries ─▶ ledger, status
 //! ```
 
 mod accounts;
+mod assignment;
+mod call;
+mod cgroups;
 mod event;
+mod flags;
 mod intake;
 mod ledger;
 mod node;
+mod policies;
 mod processes;
 mod programming;
 mod seed;
@@ -21,6 +26,5 @@ mod wall;
 pub use accounts::{Accounts, Outcome};
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Counters, ExecCounter, Node, NodeOptions, SyscallCounter};
-pub use programming::{Unsupported, table_spec};
 pub use status::{ExecSourceStatus, Status, TableStatus};
 pub use text::lossless;

@@ -12,16 +12,18 @@ use std::{
 use ebpf_hello_loader::{
     Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
 };
-use ebpf_hello_policy::{self as policy, Arch, Table};
+use ebpf_hello_policy::{self as policy, Arch, Filter, Table};
 use ebpf_hello_proto::v1::Ledger;
 
 use crate::{
-    Accounts, Batch, Item, Status, Unsupported,
+    Accounts, Batch, Item, Status,
+    assignment::{Assignment, Desired},
+    cgroups,
     event::{Origin, syscall_name},
     intake::Intake,
     ledger,
+    policies::Policies,
     processes::Processes,
-    programming::table_spec,
     seed,
     status::{ExecSourceStatus, TableStatus},
 };
@@ -29,8 +31,9 @@ use crate::{
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
 /// fill, and what is lost is lost (and counted) in the kernel.
 const QUEUE: usize = 64;
-/// The only policy generation there is so far.
-const GENERATION: u64 = 1;
+/// Passes over the cgroup tree until one changes nothing; a tree that never rests is left to the
+/// next sweep.
+const PASSES: u32 = 5;
 
 /// What can go wrong in the pipeline.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +41,18 @@ pub enum AgentError {
     /// The kernel side.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A policy that the kernel side cannot fulfil.
-    #[error(transparent)]
-    Unsupported(#[from] Unsupported),
+    /// The cgroup tree could not be listed.
+    #[error("cannot list the cgroups below {mount}")]
+    Cgroups {
+        /// Where cgroup v2 is mounted.
+        mount: String,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A filter names cgroups, and there are none of version 2.
+    #[error("a filter has matchCgroup, but no cgroup v2 hierarchy is mounted here")]
+    NoCgroups,
     /// /proc could not be listed.
     #[error("cannot list the processes in /proc: {0}")]
     Proc(String),
@@ -59,10 +71,8 @@ pub struct NodeOptions {
     pub load: Options,
     /// The node's name on events.
     pub node: String,
-    /// The policy of every process.
-    pub policy: Table,
-    /// The policy's filters, for `status`.
-    pub filters: Vec<String>,
+    /// The policy.
+    pub filters: Vec<Filter>,
 }
 
 /// Exec attempts of one user.
@@ -98,9 +108,17 @@ pub struct Counters {
     pub syscalls_overflow: u64,
 }
 
+/// The filters, and what they have become in the kernel.
+struct Policy {
+    filters: Vec<Filter>,
+    assignment: Assignment,
+    default: Arc<Table>,
+}
+
 /// A running node.
 pub struct Node {
     kernel: Mutex<Kernel>,
+    policy: Mutex<Policy>,
     stop: StopHandle,
     received: Arc<ReaderCounters>,
     reader: Mutex<Option<JoinHandle<Result<(), LoadError>>>>,
@@ -119,27 +137,30 @@ impl Node {
     /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
     pub fn start(options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
         let arch = Arch::host();
-        let table = table_spec(&options.policy, arch)?;
         let (mut kernel, reader) = Kernel::load(options.load)?;
+        let policies = Arc::new(Policies::default());
         let origin = Arc::new(Origin {
             node: options.node.clone(),
             epoch: epoch(),
             arch,
-            policy: Arc::new(options.policy.clone()),
+            policies: Arc::clone(&policies),
         });
         let accounts = Arc::new(Accounts::default());
         let (out, events) = sync_channel(QUEUE);
         let stop = reader.stop_handle();
         let received = reader.counters();
 
-        if options.load.process_events {
-            kernel.attach_processes()?;
-        }
+        kernel.attach_standing()?;
         let (older, processes, older_processes) = older_processes(&mut kernel, &options, &origin)?;
-        kernel.install(&table, GENERATION)?;
         for _ in &older {
             accounts.add_synthetic();
         }
+        let mut policy = Policy {
+            filters: options.filters.clone(),
+            assignment: Assignment::new(arch, policies),
+            default: Arc::default(),
+        };
+        program(&mut policy, &mut kernel)?;
         let reader = spawn(
             reader,
             Intake::new(origin, processes, out.clone()),
@@ -148,6 +169,7 @@ impl Node {
         )?;
         let node = Node {
             kernel: Mutex::new(kernel),
+            policy: Mutex::new(policy),
             stop,
             received,
             reader: Mutex::new(Some(reader)),
@@ -156,6 +178,37 @@ impl Node {
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// Makes other filters the policy. What they leave as it is is not touched.
+    ///
+    /// # Errors
+    /// What keeps it from being programmed; what could be programmed then is.
+    pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
+        let mut policy = self.policy();
+        policy.filters = filters;
+        program(&mut policy, &mut self.kernel())
+    }
+
+    /// Looks at the cgroup tree again: for new cgroups that a filter names, for limits of those
+    /// that are gone.
+    ///
+    /// # Errors
+    /// As [`Node::apply`].
+    pub fn sweep(&self) -> Result<(), AgentError> {
+        let mut policy = self.policy();
+        let mut kernel = self.kernel();
+        if policy.filters.iter().any(Filter::names_cgroups) {
+            program(&mut policy, &mut kernel)?;
+        }
+        if let Some(mount) = cgroups::mount()
+            && let Ok(tree) = cgroups::walk(&mount)
+        {
+            let alive: std::collections::HashSet<u64> =
+                tree.iter().map(|cgroup| cgroup.id).collect();
+            kernel.sweep_buckets(|cgroup| alive.contains(&cgroup))?;
+        }
+        Ok(())
     }
 
     /// Where the consumer notes what became of each event.
@@ -227,26 +280,35 @@ impl Node {
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
         let ledger = self.ledger()?;
+        let policy = self.policy();
         let kernel = self.kernel();
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &self.options.policy.native;
+        let half = &policy.default.native;
+        let summary = policy.assignment.summary();
         Ok(Status {
             version: version.to_owned(),
             pid: kernel.tgid(),
             node: self.options.node.clone(),
             scope: kernel.scope().clone(),
-            exec_source: exec_source(kernel.are_processes_attached()),
+            exec_source: exec_source(kernel.are_processes_reported()),
             exit_source: kernel.exit_source(),
             missing: kernel.missing().iter().map(ToString::to_string).collect(),
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
+            sys_exit_attached: kernel.is_sys_exit_attached(),
             tables: TableStatus {
                 capacity: kernel.table_capacity(),
-                live: 1,
-                generation: GENERATION,
+                live: kernel.tables_in_use(),
+                outcomes: summary.outcomes,
+                exhausted: summary.exhausted,
+                generation: summary.generation,
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
-                filters: self.options.filters.clone(),
+                filters: policy
+                    .filters
+                    .iter()
+                    .map(|filter| filter.name().to_string())
+                    .collect(),
             },
             ring_shards,
             ring_bytes,
@@ -257,10 +319,40 @@ impl Node {
         })
     }
 
+    fn policy(&self) -> MutexGuard<'_, Policy> {
+        // A panic while it was held left at worst a policy half programmed; the next one is whole.
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn kernel(&self) -> MutexGuard<'_, Kernel> {
         // A panic while it was held left at worst a map half read.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
+fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
+    let arch = Arch::host();
+    let mut before = None;
+    for _ in 0..PASSES {
+        let cgroups = if policy.filters.iter().any(Filter::names_cgroups) {
+            let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
+            cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
+                mount: mount.display().to_string(),
+                error,
+            })?
+        } else {
+            Vec::new()
+        };
+        let desired = Desired::new(&policy.filters, &cgroups, arch);
+        if before.as_ref() == Some(&desired) {
+            break;
+        }
+        policy.assignment.apply(&desired, kernel)?;
+        policy.default = desired.default();
+        before = Some(desired);
+    }
+    Ok(())
 }
 
 fn exec_source(attached: bool) -> ExecSourceStatus {

@@ -1,101 +1,158 @@
 //! A compiled policy as the kernel side wants it.
 
-use ebpf_hello_loader::{HalfSpec, Handler, SlotSpec, TableSpec, abi::Decode};
+use std::collections::HashMap;
+
+use ebpf_hello_loader::{
+    ConditionSpec, HalfSpec, Handler, SlotSpec, TableSpec,
+    abi::{Decode, NO_ARGUMENT, SlotFlags},
+};
 use ebpf_hello_policy::{
-    self as policy, DefaultAction, FilterName, Half, Slot, Table,
-    decode::{TimeLayout, TimerCall},
+    self as policy, BinaryPattern, DefaultAction, FilterName, Half, Slot, Table, UidRange,
+    decode::{self, Direction, Flags, TimeLayout, TimerCall},
     syscall::Names,
 };
 
-/// A wish of a valid filter that this version's kernel side cannot fulfil.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "filter {filter}, rule {rule}, {syscall}: {what} is not supported by this version; leave it out"
-)]
-pub struct Unsupported {
-    filter: String,
-    rule: u16,
-    syscall: String,
-    what: &'static str,
-}
+const NANOSECONDS: u32 = 1_000_000_000;
 
 /// Translates a table.
-///
-/// # Errors
-/// What the kernel side cannot do: nothing is ever left out silently.
-pub fn table_spec(table: &Table, arch: policy::Arch) -> Result<TableSpec, Unsupported> {
-    Ok(TableSpec {
-        native: half_spec(&table.native, arch, policy::Abi::Native)?,
-        compat: half_spec(&table.compat, arch, policy::Abi::Compat)?,
-    })
+pub(crate) fn table_spec(table: &Table, arch: policy::Arch) -> TableSpec {
+    let mut buckets = Buckets::default();
+    TableSpec {
+        native: half_spec(&table.native, arch, policy::Abi::Native, &mut buckets),
+        compat: half_spec(&table.compat, arch, policy::Abi::Compat, &mut buckets),
+    }
 }
 
-fn half_spec(half: &Half, arch: policy::Arch, abi: policy::Abi) -> Result<HalfSpec, Unsupported> {
+/// A number for every rule of every filter of a table: what a rate limit is per.
+#[derive(Default)]
+struct Buckets<'t>(HashMap<(Option<&'t FilterName>, u16), u16>);
+
+impl<'t> Buckets<'t> {
+    fn of(&mut self, filter: Option<&'t FilterName>, rule: u16) -> u16 {
+        // A table has at most 1,024 slots, so the number fits; 0 stays for slots without limits.
+        let next = self.0.len() as u16 + 1;
+        *self.0.entry((filter, rule)).or_insert(next)
+    }
+}
+
+fn half_spec<'t>(
+    half: &'t Half,
+    arch: policy::Arch,
+    abi: policy::Abi,
+    buckets: &mut Buckets<'t>,
+) -> HalfSpec {
     let names = Names::of(arch, abi);
     let default = match half.default.action {
         DefaultAction::Trace => Some(Handler::Trace),
         DefaultAction::Count => Some(Handler::Count),
         DefaultAction::Ignore => None,
     };
-    if !half.default.match_uids.is_empty() || !half.default.match_binaries.is_empty() {
-        return Err(refuse(
-            half.default.filter.as_ref(),
-            0,
-            "default",
-            "matchUids or matchBinaries",
-        ));
-    }
-    let mut slots = Vec::new();
-    for (number, slot) in &half.slots {
-        let name = names.name(*number).unwrap_or("(unnamed)");
-        slots.push((*number, slot_spec(slot, abi, name)?));
-    }
-    Ok(HalfSpec {
+    let slots = half.slots.iter().map(|(number, slot)| {
+        let name = names.name(*number).unwrap_or_default();
+        (*number, slot_spec(slot, abi, name, buckets))
+    });
+    HalfSpec {
+        slots: slots.collect(),
         default: default.map(|handler| SlotSpec {
-            handler,
-            rule: 0,
-            decode: Decode::Raw,
+            condition: condition(&half.default.match_uids, &half.default.match_binaries),
+            ..SlotSpec::new(handler, 0)
         }),
-        slots,
-    })
+    }
 }
 
-fn slot_spec(slot: &Slot, abi: policy::Abi, name: &str) -> Result<SlotSpec, Unsupported> {
-    let refuse = |what| Err(refuse(slot.filter.as_ref(), slot.rule, name, what));
+fn slot_spec<'t>(
+    slot: &'t Slot,
+    abi: policy::Abi,
+    name: &str,
+    buckets: &mut Buckets<'t>,
+) -> SlotSpec {
     let handler = match slot.handler {
         policy::Handler::Exec => Handler::Exec,
         policy::Handler::Timer => Handler::Timer,
         policy::Handler::Trace => Handler::Trace,
+        policy::Handler::Path => Handler::Path,
+        policy::Handler::Sock => Handler::Sock,
         policy::Handler::Count => Handler::Count,
         policy::Handler::Ignore => Handler::Ignore,
-        policy::Handler::Path => return refuse("handler Path"),
-        policy::Handler::Sock => return refuse("handler Sock"),
-        _ => return refuse("this handler"),
+        // The policy's handlers are marked as growing; one that this build does not know is not
+        // in a table that this build compiled.
+        _ => Handler::Ignore,
     };
-    if slot.rate_limit.is_some() {
-        return refuse("rateLimit");
+    let mut spec = SlotSpec {
+        condition: condition(&slot.match_uids, &slot.match_binaries),
+        sampling: slot.sampling,
+        ..SlotSpec::new(handler, slot.rule)
+    };
+    if let Some(limit) = slot.rate_limit {
+        spec.interval = NANOSECONDS / limit.events_per_second.max(1);
+        spec.burst = limit.burst;
     }
-    if slot.sampling > 1 {
-        return refuse("sampling");
+    if slot.rate_limit.is_some() || slot.sampling > 1 {
+        spec.bucket = buckets.of(slot.filter.as_ref(), slot.rule);
     }
+    let exec = handler == Handler::Exec;
     if slot.returns {
-        return refuse("returns");
+        spec.flags |= if exec {
+            SlotFlags::FAILED_EXEC
+        } else {
+            SlotFlags::JOIN
+        };
     }
     if slot.denied {
-        return refuse("denied");
+        // A call that was entered must be known as such at its sys_exit.
+        spec.flags |= SlotFlags::DENIED | if exec { 0 } else { SlotFlags::JOIN };
     }
-    if !slot.match_uids.is_empty() || !slot.match_binaries.is_empty() {
-        return refuse("matchUids or matchBinaries");
+    if exec {
+        spec.decode = if name == "execveat" {
+            Decode::Execveat
+        } else {
+            Decode::Execve
+        };
     }
-    let decode = match policy::decode::decode(slot.handler, abi, name) {
-        Some(policy::decode::Decode::Timer { call, time }) => timer(call, time),
-        _ => Decode::Raw,
-    };
-    Ok(SlotSpec {
-        handler,
-        rule: slot.rule,
-        decode,
-    })
+    match decode::decode(slot.handler, abi, name) {
+        Some(decode::Decode::Timer { call, time }) => {
+            spec.decode = timer(call, time);
+            if matches!(call, TimerCall::TimerCreate | TimerCall::TimerfdCreate) {
+                // Which timer it made is known when it returns.
+                spec.flags |= SlotFlags::JOIN;
+            }
+        }
+        Some(decode::Decode::Path { path, dirfd, flags }) => {
+            spec.pointer = path;
+            spec.second = dirfd.unwrap_or(NO_ARGUMENT);
+            spec.third = match flags {
+                None => NO_ARGUMENT,
+                Some(Flags::Argument(number)) => number,
+                Some(Flags::Pointee(number)) => {
+                    spec.flags |= SlotFlags::FLAGS_POINTEE;
+                    number
+                }
+            };
+        }
+        Some(decode::Decode::Sock {
+            address,
+            length,
+            direction,
+        }) => {
+            spec.pointer = address;
+            spec.second = length;
+            if direction == Direction::Out {
+                spec.flags |= SlotFlags::ADDRESS_OUT | SlotFlags::JOIN;
+            }
+        }
+        None => {}
+    }
+    spec
+}
+
+fn condition(uids: &[UidRange], binaries: &[BinaryPattern]) -> ConditionSpec {
+    ConditionSpec {
+        uids: uids.iter().map(|range| [range.first, range.last]).collect(),
+        binaries: binaries
+            .iter()
+            .map(|pattern| (pattern.path.clone().into_bytes(), pattern.prefix))
+            .collect(),
+    }
 }
 
 fn timer(call: TimerCall, time: TimeLayout) -> Decode {
@@ -114,26 +171,12 @@ fn timer(call: TimerCall, time: TimeLayout) -> Decode {
     }
 }
 
-fn refuse(
-    filter: Option<&FilterName>,
-    rule: u16,
-    syscall: &str,
-    what: &'static str,
-) -> Unsupported {
-    Unsupported {
-        filter: filter.map_or_else(|| "(none)".to_owned(), ToString::to_string),
-        rule,
-        syscall: syscall.to_owned(),
-        what,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use ebpf_hello_policy::{Arch, Subject, compile, read};
 
-    fn spec(rules: &str) -> Result<TableSpec, Unsupported> {
+    fn spec(rules: &str) -> TableSpec {
         let text = format!(
             "apiVersion: ebpf-hello.dev/v1alpha1\nkind: ClusterSyscallFilter\nmetadata: {{name: f}}\n\
              spec:\n  host: true\n  rules:\n{rules}"
@@ -149,29 +192,70 @@ mod tests {
         )
     }
 
-    #[test]
-    fn a_timer_call_is_decoded_by_its_abi() {
-        let table = spec("  - {syscalls: [timer_settime], handler: Timer}\n").unwrap();
-        let decode = |half: &HalfSpec| {
-            half.slots
-                .iter()
-                .map(|(_, slot)| slot.decode)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(decode(&table.native), [Decode::TimerSettime]);
-        assert_eq!(decode(&table.compat), [Decode::TimerSettime32]);
+    fn only(half: &HalfSpec) -> &SlotSpec {
+        assert_eq!(half.slots.len(), 1);
+        &half.slots[0].1
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_by_name() {
-        let error = spec("  - {syscalls: [openat], handler: Path}\n")
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            error,
-            "filter f, rule 1, openat: handler Path is not supported by this version; leave it out"
+    fn a_timer_call_is_decoded_by_its_abi() {
+        let table = spec("  - {syscalls: [timer_settime], handler: Timer}\n");
+        assert_eq!(only(&table.native).decode, Decode::TimerSettime);
+        assert_eq!(only(&table.compat).decode, Decode::TimerSettime32);
+    }
+
+    #[test]
+    fn a_rate_is_an_interval_and_rules_have_buckets_of_their_own() {
+        let table = spec(
+            "  - {syscalls: [getppid], handler: Trace, rateLimit: {eventsPerSecond: 1000, burst: 10}}\n  \
+             - {syscalls: [getpid], handler: Trace, sampling: 3}\n",
         );
-        let error = spec("  - {syscalls: [getppid], handler: Trace, sampling: 10}\n").unwrap_err();
-        assert!(error.to_string().contains("sampling"), "{error}");
+        let slots: HashMap<_, _> = table
+            .native
+            .slots
+            .iter()
+            .map(|(number, slot)| (*number, slot))
+            .collect();
+        let (getpid, getppid) = (slots[&39], slots[&110]);
+        assert_eq!(
+            (getppid.interval, getppid.burst, getppid.sampling),
+            (1_000_000, 10, 1)
+        );
+        assert_eq!((getpid.interval, getpid.sampling), (0, 3));
+        assert_ne!(getpid.bucket, getppid.bucket);
+        assert!(getpid.bucket > 0 && getppid.bucket > 0);
+    }
+
+    #[test]
+    fn what_only_sys_exit_knows_is_joined() {
+        let flags = |rule: &str| only(&spec(rule).native).flags;
+        assert_eq!(flags("  - {syscalls: [getppid], handler: Trace}\n"), 0);
+        assert_eq!(
+            flags("  - {syscalls: [getppid], handler: Trace, returns: true}\n"),
+            SlotFlags::JOIN
+        );
+        assert_eq!(
+            flags("  - {syscalls: [execve], handler: Exec, returns: true}\n"),
+            SlotFlags::FAILED_EXEC
+        );
+        assert_eq!(
+            flags("  - {syscalls: [timer_create], handler: Timer}\n"),
+            SlotFlags::JOIN
+        );
+        assert_eq!(
+            flags("  - {syscalls: [accept], handler: Sock}\n"),
+            SlotFlags::JOIN | SlotFlags::ADDRESS_OUT
+        );
+        assert_eq!(
+            flags("  - {syscalls: [getppid], handler: Trace, denied: true}\n"),
+            SlotFlags::JOIN | SlotFlags::DENIED
+        );
+    }
+
+    #[test]
+    fn a_path_calls_arguments_are_found() {
+        let slot = spec("  - {syscalls: [openat], handler: Path}\n");
+        let slot = only(&slot.native);
+        assert_eq!((slot.pointer, slot.second, slot.third), (1, 0, 2));
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 };
 
 const NANOSECONDS_PER_TICK: u64 = ebpf_hello_loader::abi::NANOSECONDS_PER_TICK;
+/// The kernel adds this to the link's text where the file has no name any more (d_path).
+const DELETED: &str = " (deleted)";
 /// Bytes of argv that are shown, as in a live exec.
 const ARGV: usize = 4096;
 
@@ -53,8 +55,16 @@ pub(crate) fn seed(
             .and_then(|parent| parent.stat())
             .map(|stat| stat.starttime)
             .ok();
-        let age = kernel.adopt(tgid, stat.starttime, parent, parent_start)?;
         let executable = format!("/proc/{tgid}/exe");
+        // A kernel thread has no executable, a zombie no longer one.
+        let binary = std::fs::read_link(&executable).ok();
+        let matched = binary.as_ref().map_or_else(Vec::new, |path| {
+            let path = path.as_os_str().as_bytes();
+            path.strip_suffix(DELETED.as_bytes())
+                .unwrap_or(path)
+                .to_vec()
+        });
+        let age = kernel.adopt(tgid, stat.starttime, parent, parent_start, &matched)?;
         if exclude_own_program
             && own.is_some_and(|own| {
                 file_identity(Path::new(&executable)).is_ok_and(|exe| exe == own)
@@ -70,10 +80,7 @@ pub(crate) fn seed(
             kernel.forget(tgid);
             continue;
         }
-        // A kernel thread has no executable, a zombie no longer one.
-        let Ok(binary) = std::fs::read_link(&executable) else {
-            continue;
-        };
+        let Some(binary) = binary else { continue };
         let binary = text::lossless(binary.as_os_str().as_bytes());
         processes.insert(exec_id, binary.as_str().into());
         if kernel.is_ours(tgid) {
@@ -110,7 +117,7 @@ fn synthetic(
             .collect()
     };
     // The kernel adds this to the link's text where the file has no name any more (d_path).
-    let (binary, deleted) = match binary.strip_suffix(" (deleted)") {
+    let (binary, deleted) = match binary.strip_suffix(DELETED) {
         Some(path) => (path.to_owned(), true),
         None => (binary, false),
     };

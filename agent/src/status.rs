@@ -26,6 +26,8 @@ pub struct Status {
     pub older_processes: String,
     /// Whether any policy wants system calls.
     pub sys_enter_attached: bool,
+    /// Whether any policy wants what system calls return.
+    pub sys_exit_attached: bool,
     /// Tables.
     pub tables: TableStatus,
     /// Ring buffers in use.
@@ -59,7 +61,11 @@ pub struct TableStatus {
     /// Tables there is room for.
     pub capacity: u32,
     /// Tables in use.
-    pub live: u32,
+    pub live: usize,
+    /// Policies in use, the default's included.
+    pub outcomes: usize,
+    /// Those that found no free table: their cgroups have the default's.
+    pub exhausted: usize,
     /// Generation of the policy in the kernel, from 1.
     pub generation: u64,
     /// System calls of the native ABI with a slot of their own, in the live tables.

@@ -7,6 +7,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ebpf_hello_policy::{Diagnostic, Filter, duplicates, read};
+use notify::{
+    EventKind, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use tokio::sync::mpsc;
 
 /// Reads every filter of `paths`; a folder's `*.yaml` and `*.yml` in the order of their names.
 ///
@@ -43,6 +48,73 @@ pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Filter>> {
         }
     }
     Ok(filters)
+}
+
+/// Tells when files or folders with filters change.
+///
+/// Folders are watched, not files: an editor's rename and Kubernetes' symlink swap make a new file.
+pub(crate) struct Watcher {
+    /// Ends the watch when dropped.
+    _watcher: Option<notify::RecommendedWatcher>,
+    changes: mpsc::UnboundedReceiver<()>,
+}
+
+impl Watcher {
+    pub(crate) fn new(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        let (changed, changes) = mpsc::unbounded_channel();
+        if paths.is_empty() {
+            // Nothing will ever change; `changed` waits for ever on the closed channel.
+            return Ok(Watcher {
+                _watcher: None,
+                changes,
+            });
+        }
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                if event.is_ok_and(|event| is_change(event.kind)) {
+                    // The receiver goes when the program ends.
+                    let _ = changed.send(());
+                }
+            })
+            .context("cannot watch for changes of filters")?;
+        for path in paths {
+            let folder = if path.is_dir() {
+                path.as_path()
+            } else {
+                path.parent().unwrap_or(path)
+            };
+            let folder = if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            };
+            watcher
+                .watch(folder, RecursiveMode::NonRecursive)
+                .with_context(|| format!("cannot watch {}", folder.display()))?;
+        }
+        Ok(Watcher {
+            _watcher: Some(watcher),
+            changes,
+        })
+    }
+
+    /// Waits for the next change; several at once are one.
+    pub(crate) async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        while self.changes.try_recv().is_ok() {}
+    }
+}
+
+/// Whether a file is whole again, has come or has gone. One that is being written is not read yet.
+fn is_change(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_)
+    )
 }
 
 fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {

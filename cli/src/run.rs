@@ -3,12 +3,12 @@
 //! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
 //! holds up events (and makes them count as lost in the kernel) but never signals or the status.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ebpf_hello_agent::{Counters, Node, NodeOptions};
 use ebpf_hello_loader::{Exclusion, Options};
-use ebpf_hello_policy::{Arch, DefaultAction, Filter, Subject, Table, builtin, compile};
+use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -18,25 +18,24 @@ use tokio::{
 use crate::{
     args::{Default as DefaultArgument, RunArguments, Switch},
     control::Control,
-    filters, ledger, printer,
+    filters::{self, Watcher},
+    ledger, printer,
     table::table,
 };
 
-/// How often readers of our output that came late are looked for.
-const READERS: Duration = Duration::from_secs(1);
+/// How often late readers of our output and new cgroups are looked for.
+const TICK: Duration = Duration::from_secs(1);
 /// System calls shown in the counter table.
 const TOP: usize = 10;
 
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let (policy, names) = policy(arguments)?;
     let options = NodeOptions {
         load: load_options(arguments)?,
         node: rustix::system::uname()
             .nodename()
             .to_string_lossy()
             .into_owned(),
-        policy,
-        filters: names,
+        filters: filters(arguments)?,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
@@ -54,28 +53,19 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     result
 }
 
-/// The policy of every process, and its filters' names.
-fn policy(arguments: &RunArguments) -> anyhow::Result<(Table, Vec<String>)> {
-    let filters = if arguments.filters.is_empty() {
-        let default = match arguments.default {
-            DefaultArgument::Trace => DefaultAction::Trace,
-            DefaultArgument::Count => DefaultAction::Count,
-            DefaultArgument::Ignore => DefaultAction::Ignore,
-        };
-        let filter = Filter::try_from(&builtin(default, Arch::host()))
-            .map_err(|problems| anyhow::anyhow!("the built-in filter is invalid: {problems:?}"))?;
-        vec![filter]
-    } else {
-        filters::load(&arguments.filters)?
+/// The filters to start with.
+fn filters(arguments: &RunArguments) -> anyhow::Result<Vec<Filter>> {
+    if !arguments.filters.is_empty() {
+        return filters::load(&arguments.filters);
+    }
+    let default = match arguments.default {
+        DefaultArgument::Trace => DefaultAction::Trace,
+        DefaultArgument::Count => DefaultAction::Count,
+        DefaultArgument::Ignore => DefaultAction::Ignore,
     };
-    let names = filters
-        .iter()
-        .map(|filter| filter.name().to_string())
-        .collect();
-    Ok((
-        compile(&filters, &Subject::host(), Arch::host()).table,
-        names,
-    ))
+    let filter = Filter::try_from(&builtin(default, Arch::host()))
+        .map_err(|problems| anyhow::anyhow!("the built-in filter is invalid: {problems:?}"))?;
+    Ok(vec![filter])
 }
 
 fn load_options(arguments: &RunArguments) -> anyhow::Result<Options> {
@@ -105,7 +95,8 @@ async fn watch(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut user = signal(SignalKind::user_defined1()).context("cannot handle SIGUSR1")?;
-    let mut readers = interval(READERS);
+    let mut tick = interval(TICK);
+    let mut watcher = Watcher::new(&arguments.filters)?;
     let mut counts = interval(arguments.counts.unwrap_or(Duration::MAX / 4));
     counts.reset();
     let end = sleep(arguments.duration.unwrap_or(Duration::MAX / 4));
@@ -124,10 +115,32 @@ async fn watch(
             // Whoever read us has seen enough.
             _ = &mut stdout_gone => return Ok(()),
             _ = user.recv() => print_ledger(node, arguments.verbose)?,
-            _ = readers.tick() => node.find_readers()?,
+            _ = tick.tick() => {
+                node.find_readers()?;
+                if let Err(error) = node.sweep() {
+                    tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot follow the cgroups");
+                }
+            }
+            () = watcher.changed() => reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
         }
+    }
+}
+
+/// Makes the filters as they are now the policy; a mistake in them leaves the last good one.
+fn reload(paths: &[PathBuf], node: &Node) {
+    let applied = filters::load(paths).and_then(|filters| {
+        let count = filters.len();
+        node.apply(filters)?;
+        Ok(count)
+    });
+    match applied {
+        Ok(count) => tracing::info!(filters = count, "filters changed and are applied"),
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "filters changed and are not applied; the last good ones stay"
+        ),
     }
 }
 

@@ -118,7 +118,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          exits        {}\n\
          older        {}\n\
          sys_enter    {}\n\
-         tables       {} of {} live, generation {}; {} calls with a slot, default {}\n\
+         tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
@@ -136,6 +136,8 @@ fn text(status: &Value) -> anyhow::Result<String> {
         },
         get("/tables/live"),
         get("/tables/capacity"),
+        get("/tables/outcomes"),
+        get("/tables/exhausted"),
         get("/tables/generation"),
         get("/tables/slots"),
         get("/tables/default"),

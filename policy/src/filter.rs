@@ -85,6 +85,11 @@ impl Filter {
         self.containers.iter().map(String::as_str)
     }
 
+    /// Whether it is for some cgroups only (`matchCgroup`, in files).
+    pub fn names_cgroups(&self) -> bool {
+        self.cgroup.is_some()
+    }
+
     /// Whether `run` (no pods, no namespaces) could ever act on it.
     pub fn can_select_host(&self) -> bool {
         match self.scope {

@@ -1,0 +1,296 @@
+//! Which cgroup has which policy, and the least that has to change in the kernel when that does.
+//!
+//! Cgroups with equal tables share an outcome. A policy change of all of them is one flip; only a
+//! cgroup that parts from the others is moved.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
+use ebpf_hello_policy::{Arch, Filter, Host, Subject, Table, compile};
+
+use crate::{cgroups::Cgroup, policies::Policies, programming::table_spec};
+
+/// Outcomes there is room for, the default included.
+const OUTCOMES: u32 = 65_536;
+
+/// An outcome as it was programmed.
+#[derive(Clone, Debug)]
+struct Outcome {
+    table: Arc<Table>,
+    generation: u64,
+    programmed: Programmed,
+}
+
+/// What every cgroup should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Desired {
+    default: Arc<Table>,
+    /// Cgroups whose table is not the default, parents first.
+    others: Vec<(u64, Arc<Table>)>,
+}
+
+/// What every cgroup has.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    arch: Arch,
+    policies: Arc<Policies>,
+    outcomes: BTreeMap<u32, Outcome>,
+    generation: u64,
+    /// The number last given. Numbers are used in turn, so that a cgroup that inherited one a
+    /// moment ago never finds it meaning something else.
+    last: u32,
+}
+
+/// What is in the kernel, for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) outcomes: usize,
+    pub(crate) exhausted: usize,
+    pub(crate) generation: u64,
+}
+
+impl Desired {
+    /// What `filters` ask of every one of `cgroups`.
+    pub(crate) fn new(filters: &[Filter], cgroups: &[Cgroup], arch: Arch) -> Self {
+        let table = |cgroup: Option<String>| {
+            let subject = Subject::Host(Host {
+                cgroup,
+                ..Host::default()
+            });
+            let selected: Vec<bool> = filters
+                .iter()
+                .map(|filter| filter.selects(&subject))
+                .collect();
+            (selected, subject)
+        };
+        // Cgroups that the same filters select have the same table.
+        let mut compiled: HashMap<Vec<bool>, Arc<Table>> = HashMap::new();
+        let mut table_of = |cgroup: Option<String>| {
+            let (selected, subject) = table(cgroup);
+            Arc::clone(
+                compiled
+                    .entry(selected)
+                    .or_insert_with(|| Arc::new(compile(filters, &subject, arch).table)),
+            )
+        };
+        let default = table_of(None);
+        let others = cgroups
+            .iter()
+            .map(|cgroup| (cgroup.id, table_of(Some(cgroup.path.clone()))))
+            .filter(|(_, table)| *table != default)
+            .collect();
+        Desired { default, others }
+    }
+
+    /// The policy of every cgroup without one of its own.
+    pub(crate) fn default(&self) -> Arc<Table> {
+        Arc::clone(&self.default)
+    }
+
+    /// Every table that is not the default's, once.
+    fn tables(&self) -> Vec<Arc<Table>> {
+        let mut seen = HashSet::new();
+        self.others
+            .iter()
+            .map(|(_, table)| table)
+            .filter(|table| seen.insert(Arc::clone(table)))
+            .cloned()
+            .collect()
+    }
+}
+
+// === impl Assignment ===
+
+impl Assignment {
+    pub(crate) fn new(arch: Arch, policies: Arc<Policies>) -> Self {
+        Assignment {
+            arch,
+            policies,
+            outcomes: BTreeMap::new(),
+            generation: 0,
+            last: DEFAULT_OUTCOME,
+        }
+    }
+
+    /// Makes it so. An outcome whose table does not change is not touched.
+    pub(crate) fn apply(
+        &mut self,
+        desired: &Desired,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        self.program(DEFAULT_OUTCOME, &desired.default, kernel)?;
+        let wanted: HashMap<u64, &Arc<Table>> = desired
+            .others
+            .iter()
+            .map(|(cgroup, table)| (*cgroup, table))
+            .collect();
+        // As the kernel has it: children inherit without asking.
+        let mut members: HashMap<u64, u32> = kernel.bound_cgroups()?.into_iter().collect();
+        // Those who leave go first, so that their table is free for who comes.
+        members.retain(|cgroup, _| {
+            let stays = wanted.contains_key(cgroup);
+            if !stays {
+                kernel.unbind_cgroup(*cgroup);
+            }
+            stays
+        });
+        self.drop_empty(&members, kernel)?;
+        let outcomes = self.choose(&desired.tables(), &wanted, &members);
+        for (table, outcome) in &outcomes {
+            self.program(*outcome, table, kernel)?;
+        }
+        let outcomes: HashMap<&Arc<Table>, u32> = outcomes
+            .iter()
+            .map(|(table, outcome)| (table, *outcome))
+            .collect();
+        for (cgroup, table) in &desired.others {
+            let Some(outcome) = outcomes.get(table) else {
+                continue;
+            };
+            if members.get(cgroup) != Some(outcome) {
+                kernel.bind_cgroup(*cgroup, *outcome, false)?;
+                members.insert(*cgroup, *outcome);
+            }
+        }
+        self.drop_empty(&members, kernel)
+    }
+
+    /// An outcome for each table: the one that has it; else one all of whose cgroups want it now,
+    /// so that one flip moves them; else a new one.
+    fn choose(
+        &mut self,
+        tables: &[Arc<Table>],
+        wanted: &HashMap<u64, &Arc<Table>>,
+        members: &HashMap<u64, u32>,
+    ) -> Vec<(Arc<Table>, u32)> {
+        let mut by_table: HashMap<&Arc<Table>, u32> = HashMap::new();
+        for (id, outcome) in self
+            .outcomes
+            .iter()
+            .filter(|(id, _)| **id != DEFAULT_OUTCOME)
+        {
+            by_table.insert(&outcome.table, *id);
+        }
+        // Where all cgroups of an outcome go; `None` when they part.
+        let mut goes_to: BTreeMap<u32, Option<&Arc<Table>>> = BTreeMap::new();
+        for (cgroup, outcome) in members {
+            let table = wanted.get(cgroup).copied();
+            goes_to
+                .entry(*outcome)
+                .and_modify(|common| {
+                    if *common != table {
+                        *common = None;
+                    }
+                })
+                .or_insert(table);
+        }
+        let kept: HashSet<u32> = tables
+            .iter()
+            .filter_map(|table| by_table.get(table).copied())
+            .collect();
+        let mut movable: HashMap<&Arc<Table>, u32> = HashMap::new();
+        for (id, table) in goes_to {
+            if let Some(table) = table
+                && self.outcomes.contains_key(&id)
+                && !kept.contains(&id)
+            {
+                movable.insert(table, id);
+            }
+        }
+        let known: Vec<Option<u32>> = tables
+            .iter()
+            .map(|table| by_table.get(table).or_else(|| movable.get(table)).copied())
+            .collect();
+        tables
+            .iter()
+            .zip(known)
+            .map(|(table, known)| {
+                (
+                    Arc::clone(table),
+                    known.unwrap_or_else(|| self.next_number()),
+                )
+            })
+            .collect()
+    }
+
+    fn next_number(&mut self) -> u32 {
+        // There are at most as many tables as cgroups in the map, and one number more than those.
+        loop {
+            self.last = self.last % (OUTCOMES - 1) + 1;
+            if !self.outcomes.contains_key(&self.last) {
+                return self.last;
+            }
+        }
+    }
+
+    fn program(
+        &mut self,
+        id: u32,
+        table: &Arc<Table>,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        if self.outcomes.get(&id).is_some_and(|outcome| {
+            outcome.table == *table && outcome.programmed != Programmed::Exhausted
+        }) {
+            return Ok(());
+        }
+        self.generation += 1;
+        let generation = self.generation;
+        let live: HashSet<u64> = self
+            .outcomes
+            .values()
+            .map(|outcome| outcome.generation)
+            .collect();
+        self.policies
+            .insert(generation, Arc::clone(table), |generation| {
+                live.contains(&generation)
+            });
+        let programmed = kernel.set_outcome(id, &table_spec(table, self.arch), generation)?;
+        if programmed == Programmed::Exhausted {
+            tracing::warn!(
+                outcome = id,
+                "TablesExhausted: no free table, its cgroups have the default's; raise --tables"
+            );
+        }
+        self.outcomes.insert(
+            id,
+            Outcome {
+                table: Arc::clone(table),
+                generation,
+                programmed,
+            },
+        );
+        Ok(())
+    }
+
+    fn drop_empty(
+        &mut self,
+        members: &HashMap<u64, u32>,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        let used: HashSet<u32> = members.values().copied().collect();
+        let empty: Vec<u32> = self
+            .outcomes
+            .keys()
+            .copied()
+            .filter(|id| *id != DEFAULT_OUTCOME && !used.contains(id))
+            .collect();
+        for id in empty {
+            kernel.remove_outcome(id)?;
+            self.outcomes.remove(&id);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let exhausted = |outcome: &&Outcome| outcome.programmed == Programmed::Exhausted;
+        Summary {
+            outcomes: self.outcomes.len(),
+            exhausted: self.outcomes.values().filter(exhausted).count(),
+            generation: self.generation,
+        }
+    }
+}
