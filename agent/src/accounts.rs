@@ -20,6 +20,8 @@ pub struct Accounts {
     output_failed: [AtomicU64; HANDLERS],
     /// Execs of processes older than the programs, told from /proc.
     synthetic: AtomicU64,
+    /// Calls that had not returned at the end.
+    waiting: [AtomicU64; HANDLERS],
 }
 
 impl Accounts {
@@ -38,6 +40,14 @@ impl Accounts {
 
     pub(crate) fn synthetic(&self) -> u64 {
         self.synthetic.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add_waiting(&self, handler: Handler) {
+        self.waiting[handler as usize].fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn waiting(&self, handler: Handler) -> u64 {
+        self.waiting[handler as usize].load(Ordering::Acquire)
     }
 
     /// Events of a handler that were delivered.

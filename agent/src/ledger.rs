@@ -42,6 +42,7 @@ pub(crate) fn ledger(
         .iter()
         .map(|handler| accounts.delivered(*handler) + accounts.output_failed(*handler))
         .sum();
+    let waiting: u64 = Handler::ALL.iter().map(|handler| accounts.waiting(*handler)).sum();
     Ledger {
         seen: sum(|row| row.seen),
         delivered: sum(|row| row.delivered),
@@ -50,7 +51,7 @@ pub(crate) fn ledger(
         self_: sum(|row| row.self_),
         table_miss: sum(|row| row.table_miss),
         lost,
-        in_flight: (kernel.sent() + accounts.synthetic())
+        in_flight: (kernel.sent() + accounts.synthetic() + waiting)
             .saturating_sub(settled + reader.malformed()),
         foreign: kernel.total(Fate::Foreign),
         out_of_range: counts.out_of_range_total(),
@@ -102,7 +103,7 @@ fn row(
         self_: kernel.get(handler, Fate::SelfExcluded),
         lost,
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
-        in_flight: (reader.received(handler) + synthetic).saturating_sub(delivered + failed),
+        in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler)).saturating_sub(delivered + failed),
         ..HandlerLedger::default()
     }
 }

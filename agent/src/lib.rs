@@ -21,6 +21,7 @@ mod programming;
 mod seed;
 mod status;
 mod text;
+mod waiting;
 mod wall;
 
 pub use accounts::{Accounts, Outcome};

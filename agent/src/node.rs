@@ -26,6 +26,7 @@ use crate::{
     processes::Processes,
     seed,
     status::{ExecSourceStatus, TableStatus},
+    waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
@@ -122,6 +123,9 @@ pub struct Node {
     stop: StopHandle,
     received: Arc<ReaderCounters>,
     reader: Mutex<Option<JoinHandle<Result<(), LoadError>>>>,
+    /// For what is told at the end; the receiver ends when it goes.
+    out: Mutex<Option<SyncSender<Batch>>>,
+    origin: Arc<Origin>,
     accounts: Arc<Accounts>,
     options: NodeOptions,
     older_processes: &'static str,
@@ -161,18 +165,16 @@ impl Node {
             default: Arc::default(),
         };
         program(&mut policy, &mut kernel)?;
-        let reader = spawn(
-            reader,
-            Intake::new(origin, processes, out.clone()),
-            out,
-            older,
-        )?;
+        let intake = Intake::new(Arc::clone(&origin), processes, out.clone());
+        let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
             kernel: Mutex::new(kernel),
             policy: Mutex::new(policy),
             stop,
             received,
             reader: Mutex::new(Some(reader)),
+            out: Mutex::new(Some(out)),
+            origin,
             accounts,
             options,
             older_processes,
@@ -237,11 +239,29 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        match reader.map(JoinHandle::join) {
+        let read = match reader.map(JoinHandle::join) {
             None => Ok(()),
-            Some(Ok(result)) => Ok(result?),
+            Some(Ok(result)) => result.map_err(AgentError::from),
             Some(Err(_)) => Err(AgentError::ReaderPanicked),
+        };
+        let told = self.tell_waiting();
+        read.and(told)
+    }
+
+    /// Tells the calls that have not returned, and ends the receiver.
+    fn tell_waiting(&self) -> Result<(), AgentError> {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let calls = self.kernel().waiting_calls()?;
+        let batch: Batch =
+            calls.iter().filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin)).collect();
+        for item in &batch {
+            self.accounts.add_waiting(item.handler);
         }
+        if let Some(out) = out {
+            // A consumer that is gone has settled nothing: what it missed stays in flight.
+            let _ = out.send(batch);
+        }
+        Ok(())
     }
 
     /// What became of everything that was seen. Exact after the drain.
