@@ -31,6 +31,7 @@ mod instances;
 mod kernel_object;
 mod ledger;
 mod loss;
+mod policies;
 mod processes;
 mod refusals;
 mod stream;
@@ -83,6 +84,14 @@ fn main() -> ExitCode {
         #[cfg(target_arch = "x86_64")]
         dispatch::a_32_bit_call_is_dispatched_by_its_own_number_name_and_arguments,
         dispatch::sys_enter_is_attached_only_while_a_call_is_wanted,
+        policies::one_call_in_ten_is_an_event_and_the_others_are_counted,
+        policies::a_rate_limit_lets_its_burst_through_and_accounts_for_the_rest,
+        policies::a_joined_call_tells_what_it_returned,
+        policies::a_failed_exec_is_one_event_with_its_errno,
+        policies::a_path_is_told_as_it_was_asked_for,
+        policies::a_rule_for_other_users_or_executables_lets_nothing_through,
+        policies::a_child_made_under_a_filtered_cgroup_has_its_policy_at_once,
+        policies::an_edited_filter_is_applied_and_a_mistake_leaves_the_last_good_one,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,
