@@ -42,7 +42,10 @@ pub(crate) fn ledger(
         .iter()
         .map(|handler| accounts.delivered(*handler) + accounts.output_failed(*handler))
         .sum();
-    let waiting: u64 = Handler::ALL.iter().map(|handler| accounts.waiting(*handler)).sum();
+    let waiting: u64 = Handler::ALL
+        .iter()
+        .map(|handler| accounts.waiting(*handler))
+        .sum();
     Ledger {
         seen: sum(|row| row.seen),
         delivered: sum(|row| row.delivered),
@@ -103,7 +106,8 @@ fn row(
         self_: kernel.get(handler, Fate::SelfExcluded),
         lost,
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
-        in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler)).saturating_sub(delivered + failed),
+        in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler))
+            .saturating_sub(delivered + failed),
         ..HandlerLedger::default()
     }
 }

@@ -250,10 +250,16 @@ impl Node {
 
     /// Tells the calls that have not returned, and ends the receiver.
     fn tell_waiting(&self) -> Result<(), AgentError> {
-        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let out = self
+            .out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let calls = self.kernel().waiting_calls()?;
-        let batch: Batch =
-            calls.iter().filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin)).collect();
+        let batch: Batch = calls
+            .iter()
+            .filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin))
+            .collect();
         for item in &batch {
             self.accounts.add_waiting(item.handler);
         }
