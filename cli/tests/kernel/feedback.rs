@@ -22,7 +22,7 @@ use crate::{
 const RATE: &str = "1000";
 /// What a pipe may add to the events of the same run without one.
 const TOLERANCE: f64 = 1.2;
-/// Pairs of runs: the median of three tells, unless the machine does other things meanwhile.
+/// Pairs of runs: the quietest of three tells, unless the machine does other things meanwhile.
 const PAIRS: [usize; 4] = [3, 5, 7, 9];
 
 const RUN: [&str; 7] = [
