@@ -12,6 +12,7 @@ use ebpf_hello_proto::v1::{self, Event, event::Kind};
 use procfs::process::{Process, all_processes};
 
 use crate::{
+    cgroups,
     event::{Origin, exec_id},
     node::AgentError,
     processes::Processes,
@@ -44,6 +45,7 @@ pub(crate) fn seed(
     mut found: impl FnMut(Event),
 ) -> Result<(), AgentError> {
     let wall = Wall::now();
+    let cgroups = cgroups::mount();
     let own = file_identity(Path::new("/proc/self/exe")).ok();
     let listed = all_processes().map_err(|error| AgentError::Proc(error.to_string()))?;
     for process in listed.flatten() {
@@ -86,7 +88,11 @@ pub(crate) fn seed(
         if kernel.is_ours(tgid) {
             continue;
         }
-        if let Some(event) = synthetic(&process, &stat, tgid, exec_id, binary, origin, wall) {
+        if let Some(mut event) = synthetic(&process, &stat, tgid, exec_id, binary, origin, wall) {
+            let cgroup = cgroups
+                .as_deref()
+                .and_then(|mount| cgroup_id(&process, mount));
+            event.cgroup_id = cgroup.unwrap_or_default();
             found(event);
         }
     }
@@ -116,7 +122,6 @@ fn synthetic(
             .map(text::lossless)
             .collect()
     };
-    // The kernel adds this to the link's text where the file has no name any more (d_path).
     let (binary, deleted) = match binary.strip_suffix(DELETED) {
         Some(path) => (path.to_owned(), true),
         None => (binary, false),
@@ -126,7 +131,6 @@ fn synthetic(
         time: Some(wall.time(boot_now())),
         node: origin.node.clone(),
         epoch: origin.epoch,
-        cgroup_id: cgroup_id(process).unwrap_or_default(),
         process: Some(v1::Process {
             pid: tgid,
             tid: tgid,
@@ -161,16 +165,10 @@ fn synthetic(
 }
 
 /// The id of a process's cgroup v2: the inode of its directory.
-fn cgroup_id(process: &Process) -> Option<u64> {
+fn cgroup_id(process: &Process, mount: &Path) -> Option<u64> {
     let groups = process.cgroups().ok()?;
     let unified = groups.into_iter().find(|group| group.hierarchy == 0)?;
-    let mounts = Process::myself().ok()?.mountinfo().ok()?;
-    let mount = mounts
-        .into_iter()
-        .find(|mount| mount.fs_type == "cgroup2")?;
-    let path = mount
-        .mount_point
-        .join(unified.pathname.trim_start_matches('/'));
+    let path = mount.join(unified.pathname.trim_start_matches('/'));
     Some(std::fs::metadata(path).ok()?.ino())
 }
 
