@@ -14,6 +14,7 @@ mod event;
 mod flags;
 mod intake;
 mod ledger;
+pub mod metrics;
 mod node;
 mod policies;
 mod processes;
