@@ -25,8 +25,9 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Notes what became of one event.
-    pub fn settle(&self, handler: Handler, outcome: Outcome) {
+    /// Notes what became of one event. One without a handler is in no ledger.
+    pub fn settle(&self, handler: Option<Handler>, outcome: Outcome) {
+        let Some(handler) = handler else { return };
         let cells = match outcome {
             Outcome::Delivered => &self.delivered,
             Outcome::OutputFailed => &self.output_failed,

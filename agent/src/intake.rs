@@ -6,19 +6,19 @@ use ebpf_hello_loader::{Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
-    event::{Memory, Origin, event},
+    event::{Origin, event},
     processes::Processes,
     wall::Wall,
 };
 
 /// Events handed on at once, at most.
-const BATCH: usize = 512;
+pub(crate) const BATCH: usize = 512;
 
 /// An event, and the row of the ledger it belongs to.
 #[derive(Debug)]
 pub struct Item {
-    /// Who made it.
-    pub handler: Handler,
+    /// Who made it; `None` for what user space tells beside the ledger.
+    pub handler: Option<Handler>,
     /// What to print or publish.
     pub event: Event,
 }
@@ -28,7 +28,7 @@ pub type Batch = Vec<Item>;
 
 pub(crate) struct Intake {
     origin: Arc<Origin>,
-    memory: Memory,
+    processes: Processes,
     wall: Wall,
     batch: Batch,
     out: SyncSender<Batch>,
@@ -38,7 +38,7 @@ impl Intake {
     pub(crate) fn new(origin: Arc<Origin>, processes: Processes, out: SyncSender<Batch>) -> Self {
         Intake {
             origin,
-            memory: Memory::new(processes),
+            processes,
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
@@ -54,8 +54,11 @@ impl Sink for Intake {
         let row = usize::from(record.header().handler);
         // The programs write nothing else; a row out of range is put where process records are.
         let handler = *Handler::ALL.get(row).unwrap_or(&Handler::Dispatch);
-        let event = event(record, &self.origin, &mut self.memory, self.wall);
-        self.batch.push(Item { handler, event });
+        let event = event(record, &self.origin, &mut self.processes, self.wall);
+        self.batch.push(Item {
+            handler: Some(handler),
+            event,
+        });
         if self.batch.len() == BATCH {
             self.flush();
         }

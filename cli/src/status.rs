@@ -22,6 +22,8 @@ use crate::{
 
 /// How long an instance may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Filters without a table that are named; `-o json` names all.
+const SHOWN: usize = 10;
 
 pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
     let path = match arguments.instance {
@@ -145,6 +147,18 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/ringShards"),
         get("/ringBytes"),
     );
+    for filter in list(status, "/tables/withoutTable").take(SHOWN) {
+        text.push_str(&format!(
+            "no table     {}: {} (of {} policies; raise --tables)\n",
+            show(filter.get("filter")),
+            show(filter.get("reason")),
+            show(filter.get("policies")),
+        ));
+    }
+    match list(status, "/tables/withoutTable").count() {
+        0..=SHOWN => {}
+        all => text.push_str(&format!("no table     and {} filters more\n", all - SHOWN)),
+    }
     for missing in list(status, "/missing") {
         text.push_str(&format!("missing      {}\n", show(Some(missing))));
     }

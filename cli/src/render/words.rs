@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ebpf_hello_proto::{
     Duration as Span,
-    v1::{Event, Exec, ExecSource, Exit, Syscall, Timer, event::Kind},
+    v1::{Event, Exec, ExecSource, Exit, SuppressedEvents, Syscall, Timer, event::Kind},
 };
 
 use super::escape::{argument, human};
@@ -18,10 +18,21 @@ pub(crate) fn what(event: &Event, wide: bool) -> String {
         Some(Kind::Fork(fork)) => format!("fork {}", fork.child_pid),
         Some(Kind::Syscall(call)) => syscall_words(call, by_default, wide),
         Some(Kind::Timer(timer)) => timer_words(timer),
+        Some(Kind::Counters(counters)) if !counters.suppressed.is_empty() => {
+            suppressed_words(&counters.suppressed)
+        }
         // Kinds that this version does not make are shown, not dropped.
         Some(kind) => human(&format!("{kind:?}")),
         None => "an event of a kind this version does not know".to_owned(),
     }
+}
+
+fn suppressed_words(rows: &[SuppressedEvents]) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| format!("{} of {}#{}", row.since_last, human(&row.filter), row.rule))
+        .collect();
+    format!("left out {}", rows.join(", "))
 }
 
 fn exec_words(exec: &Exec, wide: bool) -> String {
@@ -151,7 +162,7 @@ fn span(span: Span) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebpf_hello_proto::v1::{Policy, event::Kind};
+    use ebpf_hello_proto::v1::{Counters, Policy, event::Kind};
 
     fn words(kind: Kind, rule: u32) -> String {
         let event = Event {
@@ -245,6 +256,25 @@ mod tests {
         assert_eq!(
             words(Kind::Timer(disarm), 1),
             "timer_settime timer 3 disarm"
+        );
+    }
+
+    #[test]
+    fn what_limits_left_out_is_told_by_rule() {
+        let row = |rule, since_last| SuppressedEvents {
+            filter: "shop/cart".into(),
+            rule,
+            count: 100,
+            since_last,
+            ..SuppressedEvents::default()
+        };
+        let counters = Counters {
+            suppressed: vec![row(1, 9), row(3, 90)],
+            ..Counters::default()
+        };
+        assert_eq!(
+            words(Kind::Counters(counters), 0),
+            "left out 9 of shop/cart#1, 90 of shop/cart#3"
         );
     }
 

@@ -13,6 +13,7 @@ mod counts;
 mod error;
 mod exclusion;
 mod inspect;
+mod interest;
 mod kernel;
 mod ledger;
 mod machine;
