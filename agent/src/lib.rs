@@ -21,6 +21,7 @@ mod node;
 mod policies;
 mod processes;
 mod programming;
+mod report;
 mod seed;
 mod status;
 mod suppressed;
@@ -29,7 +30,6 @@ mod waiting;
 mod wall;
 
 pub use accounts::{Accounts, Outcome};
-pub use counters::{Counters, ExecCounter, SyscallCounter};
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
 pub use status::{ExecSourceStatus, FilterWithoutTable, Status, TableStatus};

@@ -15,13 +15,13 @@ use ebpf_hello_loader::{
     abi::{Bucket, BucketKey, Handler},
 };
 use ebpf_hello_policy::{Arch, Filter};
-use ebpf_hello_proto::v1::Ledger;
+use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
     Accounts, Batch, FilterWithoutTable, Item, Status,
     assignment::Assignment,
     cgroups,
-    counters::Counters,
+    counters::counters,
     desired::Selection,
     event::Origin,
     intake::Intake,
@@ -295,12 +295,17 @@ impl Node {
         Ok(self.kernel().ledger()?.sequences())
     }
 
+    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    pub fn epoch(&self) -> u64 {
+        self.origin.epoch
+    }
+
     /// The counting handlers' counters.
     ///
     /// # Errors
     /// A failed map look-up.
     pub fn counters(&self) -> Result<Counters, AgentError> {
-        Ok(Counters::new(&self.kernel().counts()?, Arch::host()))
+        Ok(counters(&self.kernel().counts()?, Arch::host()))
     }
 
     /// What the instance is, has and did.

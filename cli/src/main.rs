@@ -8,6 +8,7 @@ mod exit;
 mod filters;
 mod ledger;
 mod logging;
+mod monitor;
 mod printer;
 mod render;
 mod run;
