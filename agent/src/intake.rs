@@ -1,11 +1,16 @@
 //! The reader's sink: turns records into events and hands them on in batches.
 
-use std::sync::{Arc, mpsc::SyncSender};
+use std::{
+    num::NonZeroU64,
+    sync::{Arc, mpsc::SyncSender},
+};
 
 use ebpf_hello_loader::{Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
+    Accounts, Outcome,
+    canary::{self, Canaries},
     event::{Origin, event},
     processes::Processes,
     wall::Wall,
@@ -31,14 +36,27 @@ pub(crate) struct Intake {
     processes: Processes,
     wall: Wall,
     batch: Batch,
+    /// Canaries among the records of the batch: they arrive when it is handed on.
+    waiting: Vec<(Handler, u64)>,
+    canaries: Arc<Canaries>,
+    accounts: Arc<Accounts>,
     out: SyncSender<Batch>,
 }
 
 impl Intake {
-    pub(crate) fn new(origin: Arc<Origin>, processes: Processes, out: SyncSender<Batch>) -> Self {
+    pub(crate) fn new(
+        origin: Arc<Origin>,
+        processes: Processes,
+        canaries: Arc<Canaries>,
+        accounts: Arc<Accounts>,
+        out: SyncSender<Batch>,
+    ) -> Self {
         Intake {
             origin,
             processes,
+            waiting: Vec::new(),
+            canaries,
+            accounts,
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
@@ -54,6 +72,10 @@ impl Sink for Intake {
         let row = usize::from(record.header().handler);
         // The programs write nothing else; a row out of range is put where process records are.
         let handler = *Handler::ALL.get(row).unwrap_or(&Handler::Dispatch);
+        if let Some(nonce) = canary::nonce(&record) {
+            self.waiting.push((handler, nonce));
+            return;
+        }
         let event = event(record, &self.origin, &mut self.processes, self.wall);
         self.batch.push(Item {
             handler: Some(handler),
@@ -69,12 +91,18 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.waiting.is_empty() {
             return;
         }
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
         // The consumer is gone only when the whole pipeline ends; what it did not take stays in
         // flight in the ledger.
         let _ = self.out.send(batch);
+        for (handler, nonce) in self.waiting.drain(..) {
+            self.accounts.settle(Some(handler), Outcome::Canary);
+            if let Some(nonce) = NonZeroU64::new(nonce) {
+                self.canaries.arrive(nonce);
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 mod accounts;
 mod assignment;
 mod call;
+mod canary;
 mod cgroups;
 mod counters;
 mod desired;
@@ -30,6 +31,7 @@ mod waiting;
 mod wall;
 
 pub use accounts::{Accounts, Outcome};
+pub use canary::Way;
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
 pub use status::{ExecSourceStatus, FilterWithoutTable, Status, TableStatus};

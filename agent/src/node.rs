@@ -20,6 +20,7 @@ use ebpf_hello_proto::v1::{Counters, Ledger};
 use crate::{
     Accounts, Batch, FilterWithoutTable, Item, Status,
     assignment::Assignment,
+    canary::Canaries,
     cgroups,
     counters::counters,
     desired::Selection,
@@ -99,6 +100,7 @@ pub struct Node {
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
+    pub(crate) canaries: Arc<Canaries>,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -123,6 +125,7 @@ impl Node {
             suppressed: Arc::default(),
         });
         let accounts = Arc::new(Accounts::default());
+        let canaries = Arc::new(Canaries::default());
         let (out, events) = sync_channel(QUEUE);
         let stop = reader.stop_handle();
         let received = reader.counters();
@@ -138,7 +141,13 @@ impl Node {
             idle: HashSet::new(),
         };
         program(&mut policy, &mut kernel)?;
-        let intake = Intake::new(Arc::clone(&origin), processes, out.clone());
+        let intake = Intake::new(
+            Arc::clone(&origin),
+            processes,
+            Arc::clone(&canaries),
+            Arc::clone(&accounts),
+            out.clone(),
+        );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
             kernel: Mutex::new(kernel),
@@ -149,10 +158,20 @@ impl Node {
             out: Mutex::new(Some(out)),
             origin,
             accounts,
+            canaries,
             options,
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// Whether the thread that reads the ring buffers is at work. When it is not, nothing will make it but a restart.
+    pub fn is_reading(&self) -> bool {
+        self.reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|reader| !reader.is_finished())
     }
 
     /// Makes other filters the policy. What they leave as it is is not touched.
@@ -368,7 +387,7 @@ impl Node {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+    pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {
         // A panic while it was held left at worst a map half read.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -31,6 +31,12 @@ pub(crate) enum Command {
     Check(crate::check::CheckArgs),
     /// Print the custom resource definitions.
     Crd(crate::crd::CrdArgs),
+    /// End at once: to be seen executing (readiness.rs).
+    #[command(hide = true)]
+    Canary {
+        /// What tells this canary from others.
+        nonce: String,
+    },
 }
 
 /// How logs are written.

@@ -10,6 +10,7 @@ mod ledger;
 mod logging;
 mod monitor;
 mod printer;
+mod readiness;
 mod render;
 mod run;
 mod status;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Status(status) => status::status(status).map(|()| ExitCode::SUCCESS),
         Command::Check(check) => check::run(check),
         Command::Crd(crd) => crd::run(crd),
+        Command::Canary { .. } => Ok(ExitCode::SUCCESS),
     };
     exit::code(result)
 }

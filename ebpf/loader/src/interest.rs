@@ -3,7 +3,7 @@
 
 use ebpf_hello_abi::{Abi, Bitmap, SYSCALL_LIMIT};
 
-use crate::TableSpec;
+use crate::{TableSpec, canary};
 
 /// Numbers in a bitmap.
 const NUMBERS: usize = SYSCALL_LIMIT as usize + 1;
@@ -54,6 +54,16 @@ impl Wants {
     /// The calls that sys_exit looks at.
     pub(crate) fn exit(&self) -> Bitmap {
         self.0[EXIT]
+    }
+
+    /// The same, and the canary's call where there are any.
+    pub(crate) fn with_canary(mut self) -> Self {
+        if self.programs().enter {
+            // A system call number of this architecture is not negative, and below the limit.
+            let number = canary::NUMBER as usize;
+            self.0[Abi::Native as usize][number / 64] |= 1 << (number % 64);
+        }
+        self
     }
 
     pub(crate) fn programs(&self) -> Wanted {

@@ -15,6 +15,7 @@ use ebpf_hello_abi::{
 use crate::{
     Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
     btf::{Architecture, Btf, Missing, layout},
+    canary,
     interest::Wanted,
     machine,
     object::{
@@ -105,6 +106,8 @@ impl Kernel {
             has_group_dead: u32::from(btf.has_group_dead()?),
             nesting_guard: u32::from(machine::is_preempt_rt() || options.force_nesting_guard),
             process_events: u32::from(options.process_events),
+            canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
+            padding: 0,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
@@ -168,7 +171,11 @@ impl Kernel {
         Ok(())
     }
 
-    fn test_run(&mut self, name: &'static str, args: [u64; 12]) -> Result<(), LoadError> {
+    pub(crate) fn test_run(
+        &mut self,
+        name: &'static str,
+        args: [u64; 12],
+    ) -> Result<(), LoadError> {
         let options = RawTracePointRunOptions { args, cpu: None };
         raw_tracepoint(&mut self.ebpf, name)?
             .test_run(options)

@@ -9,6 +9,7 @@
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
 pub mod btf;
+mod canary;
 mod counts;
 mod error;
 mod exclusion;

@@ -363,7 +363,7 @@ impl Tables {
 
     /// Writes the bitmaps that changed.
     fn write_bitmaps(&mut self) -> Result<(), LoadError> {
-        let wanted = self.interest.wanted();
+        let wanted = self.interest.wanted().with_canary();
         let bitmaps = |wants: &Wants| {
             [
                 (bitmap_of(Abi::Native as u32), wants.abi(Abi::Native)),
