@@ -84,11 +84,13 @@ impl Node {
             self.kernel().make_call_canary(nonce)?;
             sent.push((Way::Syscall, nonce));
         }
-        Ok(sent
+        let failed: Vec<Way> = sent
             .into_iter()
             .filter(|(_, nonce)| !self.canaries.wait(*nonce))
             .map(|(way, _)| way)
-            .collect())
+            .collect();
+        self.readiness.note_ways(failed.clone());
+        Ok(failed)
     }
 }
 

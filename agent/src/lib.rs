@@ -22,6 +22,7 @@ mod node;
 mod policies;
 mod processes;
 mod programming;
+mod readiness;
 mod report;
 mod seed;
 mod status;

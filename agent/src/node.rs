@@ -29,6 +29,7 @@ use crate::{
     ledger,
     policies::Policies,
     processes::Processes,
+    readiness::Readiness,
     seed,
     status::{ExecSourceStatus, TableStatus},
     suppressed, waiting,
@@ -101,6 +102,7 @@ pub struct Node {
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
+    pub(crate) readiness: Readiness,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -159,10 +161,17 @@ impl Node {
             origin,
             accounts,
             canaries,
+            readiness: Readiness::default(),
             options,
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// What keeps the node from doing its work, a sentence each: a policy that is not in the kernel, a program whose
+    /// canary did not come ([`Node::check_ways`]). Empty when ready.
+    pub fn unready(&self) -> Vec<String> {
+        self.readiness.lacks()
     }
 
     /// Whether the thread that reads the ring buffers is at work. When it is not, nothing will make it but a restart.
@@ -181,7 +190,10 @@ impl Node {
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
         let mut policy = self.policy();
         policy.selection = Selection::new(filters, Arch::host());
-        program(&mut policy, &mut self.kernel())
+        let programmed = program(&mut policy, &mut self.kernel());
+        self.readiness
+            .note_policy(programmed.as_ref().err().map(ToString::to_string));
+        programmed
     }
 
     /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
@@ -345,6 +357,7 @@ impl Node {
             scope: kernel.scope().clone(),
             exec_source: exec_source(kernel.are_processes_reported()),
             exit_source: kernel.exit_source(),
+            unready: self.unready(),
             missing: kernel.missing().iter().map(ToString::to_string).collect(),
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),

@@ -44,6 +44,7 @@ impl Node {
             tables_capacity: status.tables.capacity,
             tables_live: u32::try_from(status.tables.live).unwrap_or(u32::MAX),
             generation: status.tables.generation,
+            unready: status.unready.clone(),
             missing: status.missing.clone(),
             ..v1::Node::default()
         }

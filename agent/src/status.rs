@@ -20,6 +20,8 @@ pub struct Status {
     pub exec_source: ExecSourceStatus,
     /// How the end of a process is told from that of a thread.
     pub exit_source: ExitSource,
+    /// What keeps it from doing its work. Empty when ready.
+    pub unready: Vec<String>,
     /// What this kernel cannot give, and why.
     pub missing: Vec<String>,
     /// Whether processes that are older than this instance were reported.

@@ -1,9 +1,6 @@
-//! Whether a node does its work: asked by `/healthz`, `/readyz`, `status` and the node's reports.
+//! Whether a node does its work, for `/healthz` and `/readyz`; and the canaries that show it.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use ebpf_hello_agent::Node;
 
@@ -12,68 +9,24 @@ use crate::monitor::Health;
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A node's health, as it was last seen.
-pub(crate) struct Readiness {
-    node: Arc<Node>,
-    /// What the canaries did not come through, or why they could not be sent.
-    ways: Mutex<Vec<String>>,
-    /// Why the policy is not in the kernel.
-    policy: Mutex<Option<String>>,
-}
-
-// === impl Readiness ===
-
-impl Readiness {
-    pub(crate) fn new(node: Arc<Node>) -> Arc<Self> {
-        Arc::new(Readiness {
-            node,
-            ways: Mutex::new(vec!["no canary was sent yet".to_owned()]),
-            policy: Mutex::default(),
-        })
-    }
-
-    /// Notes whether the last policy is in the kernel.
-    pub(crate) fn note_policy(&self, problem: Option<String>) {
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = problem;
-    }
-
-    /// Sends canaries for as long as it is polled.
-    pub(crate) async fn watch(self: &Arc<Self>) {
-        loop {
-            let readiness = Arc::clone(self);
-            // A panic there is a bug that the next look meets again.
-            let _ = tokio::task::spawn_blocking(move || readiness.look()).await;
-            tokio::time::sleep(INTERVAL).await;
+/// Sends canaries for as long as it is polled.
+pub(crate) async fn watch(node: &Arc<Node>) {
+    loop {
+        let node = Arc::clone(node);
+        let looked = tokio::task::spawn_blocking(move || node.check_ways(&["canary"])).await;
+        if let Ok(Err(error)) = looked {
+            tracing::error!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "canaries cannot be sent"
+            );
         }
-    }
-
-    fn look(&self) {
-        let ways = match self.node.check_ways(&["canary"]) {
-            Ok(ways) => ways
-                .into_iter()
-                .map(|way| format!("no {way} canary came through within 5 s"))
-                .collect(),
-            Err(error) => vec![format!(
-                "canaries cannot be sent: {:#}",
-                anyhow::Error::from(error)
-            )],
-        };
-        let mut known = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known != ways {
-            for way in &ways {
-                tracing::error!(problem = way, "not ready");
-            }
-            if ways.is_empty() {
-                tracing::info!("ready: canaries come through every attached program");
-            }
-            *known = ways;
-        }
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-impl Health for Readiness {
+impl Health for Node {
     fn ailments(&self) -> Vec<String> {
-        if self.node.is_reading() {
+        if self.is_reading() {
             Vec::new()
         } else {
             vec!["the thread that reads the ring buffers has ended".to_owned()]
@@ -81,12 +34,8 @@ impl Health for Readiness {
     }
 
     fn lacks(&self) -> Vec<String> {
-        let policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        self.ailments()
-            .into_iter()
-            .chain(policy.iter().cloned())
-            .chain(ways.iter().cloned())
-            .collect()
+        let mut lacks = self.ailments();
+        lacks.extend(self.unready());
+        lacks
     }
 }

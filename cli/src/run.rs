@@ -20,7 +20,7 @@ use crate::{
     args::{Default as DefaultArgument, RunArguments, Switch},
     control::Control,
     filters::{self, Watcher},
-    ledger, printer,
+    ledger, printer, readiness,
     table::table,
 };
 
@@ -104,6 +104,8 @@ async fn watch(
     tokio::pin!(end);
     let serve = control.serve(node);
     tokio::pin!(serve);
+    let canaries = readiness::watch(node);
+    tokio::pin!(canaries);
     tracing::info!(
         pid = std::process::id(),
         "running; Ctrl-C ends, SIGUSR1 prints the ledger"
@@ -125,6 +127,7 @@ async fn watch(
             () = watcher.changed() => reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
+            () = &mut canaries => {}
         }
     }
 }

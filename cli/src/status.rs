@@ -122,6 +122,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          sys_enter    {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
+         ready        {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
         get("/pid"),
@@ -144,6 +145,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/tables/slots"),
         get("/tables/default"),
         get("/tables/filters"),
+        ready(status),
         get("/ringShards"),
         get("/ringBytes"),
     );
@@ -195,6 +197,18 @@ fn text(status: &Value) -> anyhow::Result<String> {
         ["id", "name", "type", "maxEntries", "memory"],
     ));
     Ok(text)
+}
+
+/// `yes`, or what is missing.
+fn ready(status: &Value) -> String {
+    let lacks: Vec<_> = list(status, "/unready")
+        .map(|problem| show(Some(problem)))
+        .collect();
+    if lacks.is_empty() {
+        "yes".to_owned()
+    } else {
+        format!("no: {}", lacks.join("; "))
+    }
 }
 
 fn rows<const N: usize>(
