@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{anyhow, bail};
 use ebpf_hello_proto::v1::{
-    Event, Heartbeat, ObserveRequest, ObserverHello, observe_response::Message,
+    Event, Heartbeat, ObserveRequest, ObserverHello, Selection, observe_response::Message,
 };
 use tokio::{
     sync::mpsc,
@@ -229,8 +229,8 @@ impl Session {
     }
 
     fn end(&self, status: &Status) -> End {
-        let cel = self.options.request.selection.as_ref();
-        let error = refusal::explain(status, cel.map_or("", |selection| &selection.cel));
+        let selection = self.options.request.selection.as_ref();
+        let error = refusal::explain(status, selection.unwrap_or(&Selection::default()));
         if refusal::is_transient(status) {
             End::Broken(if self.established {
                 error.context(Unreachable)

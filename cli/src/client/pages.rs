@@ -98,7 +98,7 @@ pub(crate) async fn answer<T>(
 ) -> anyhow::Result<T> {
     match timeout(TIMEOUT, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(refusal::explain(&status, "")),
+        Ok(Err(status)) => Err(refusal::explain(&status, &Selection::default())),
         Err(_) => Err(anyhow!("no answer within {}s", TIMEOUT.as_secs()).context(Unreachable)),
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{error::Error, fmt::Write as _};
 
+use ebpf_hello_proto::v1::Selection;
 use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt as _};
 
@@ -45,9 +46,9 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     )
 }
 
-/// The error to show for a status; `cel` is the expression that was sent.
-pub(crate) fn explain(status: &Status, cel: &str) -> anyhow::Error {
-    let error = anyhow::anyhow!(text(status, cel));
+/// The error to show for a status, in answer to this selection.
+pub(crate) fn explain(status: &Status, selection: &Selection) -> anyhow::Error {
+    let error = anyhow::anyhow!(text(status, selection));
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => error.context(Unreachable),
         _ => error,
@@ -69,7 +70,7 @@ pub(crate) fn brief(status: &Status) -> String {
     words
 }
 
-fn text(status: &Status, cel: &str) -> String {
+fn text(status: &Status, selection: &Selection) -> String {
     // Details that cannot be decoded must not hide the message.
     let details = status.check_error_details().unwrap_or_default();
     let mut text = format!("the server refused: {}", brief(status));
@@ -90,7 +91,7 @@ fn text(status: &Status, cel: &str) -> String {
         if !violation.reason.is_empty() {
             let _ = write!(text, " ({})", human(&violation.reason));
         }
-        if let Some(caret) = caret(violation, cel) {
+        if let Some(caret) = caret(violation, selection) {
             let _ = write!(text, "\n{caret}");
         }
     }
@@ -121,45 +122,40 @@ fn field(path: &str) -> String {
 }
 
 /// The line of the expression with the mistake, and a caret under it.
-fn caret(violation: &FieldViolation, cel: &str) -> Option<String> {
-    if violation.field.rsplit('.').next() != Some("cel") {
-        return None;
-    }
+fn caret(violation: &FieldViolation, selection: &Selection) -> Option<String> {
+    let expression = match violation.field.rsplit('.').next()? {
+        "cel" => &selection.cel,
+        "label_selector" => &selection.label_selector,
+        _ => return None,
+    };
     let (line, column) = position(&violation.description)?;
-    let source = cel.lines().nth(line.checked_sub(1)?)?;
-    let before = source.chars().take(column.checked_sub(1)?);
-    // Escaped as it is shown, so that the caret stands under the right character.
-    let indent = human(&before.collect::<String>()).chars().count();
+    let source = expression.lines().nth(line.checked_sub(1)?)?;
     if column > source.chars().count() + 1 {
         return None;
     }
+    let before: String = source.chars().take(column.checked_sub(1)?).collect();
+    // Escaped as it is shown, so that the caret stands under the right character.
+    let indent = human(&before).chars().count();
     Some(format!("    {}\n    {:indent$}^", human(source), ""))
 }
 
-/// `LINE:COLUMN`, or `line LINE, column COLUMN`, both from 1.
+/// `LINE:COLUMN`, or `column COLUMN` of the only line; both from 1.
 fn position(description: &str) -> Option<(usize, usize)> {
     let number = |text: &str| -> Option<usize> {
-        let digits = text.trim_start();
-        let end = digits
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(digits.len());
-        digits[..end].parse().ok()
+        let end = text.find(|c: char| !c.is_ascii_digit());
+        text[..end.unwrap_or(text.len())].parse().ok()
     };
-    if let Some((before, after)) = description.split_once("column ") {
-        let column = number(after)?;
-        let line = before
-            .rsplit_once("line ")
-            .and_then(|(_, line)| number(line));
-        return Some((line.unwrap_or(1), column));
-    }
-    description.match_indices(':').find_map(|(colon, _)| {
-        let start = description[..colon]
-            .rfind(|c: char| !c.is_ascii_digit())
-            .map_or(0, |at| {
-                at + description[at..].chars().next().map_or(1, char::len_utf8)
-            });
-        let line = description[start..colon].parse().ok()?;
-        Some((line, number(description.get(colon + 1..)?)?))
+    let pair = description.match_indices(':').find_map(|(colon, _)| {
+        let before = &description[..colon];
+        let digits = before.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        Some((
+            number(&before[digits..])?,
+            number(&description[colon + 1..])?,
+        ))
+    });
+    pair.or_else(|| {
+        let (_, column) = description.split_once("column ")?;
+        Some((1, number(column)?))
     })
 }
 
@@ -191,11 +187,16 @@ mod tests {
     use super::*;
     use tonic_types::ErrorDetails;
 
-    fn refused(field: &str, description: &str, cel: &str) -> String {
+    fn refused(field: &str, description: &str, expression: &str) -> String {
+        let selection = Selection {
+            cel: expression.to_owned(),
+            label_selector: expression.to_owned(),
+            ..Selection::default()
+        };
         let mut details = ErrorDetails::with_bad_request_violation(field, description);
         details.set_error_info("INVALID_SELECTION", "ebpf-hello.dev", []);
         let status = Status::with_error_details(Code::InvalidArgument, "bad selection", details);
-        format!("{:#}", explain(&status, cel))
+        format!("{:#}", explain(&status, &selection))
     }
 
     #[test]
@@ -212,17 +213,19 @@ mod tests {
     #[test]
     fn a_mistake_in_an_expression_is_shown_where_it_is() {
         let cel = "event.pid >\n  event.nosuch";
-        for description in [
-            "2:9: no such field",
-            "line 2, column 9: no such field",
-            "ERROR: <input>:2:9: no such field",
-        ] {
+        for description in ["2:9: no such field", "ERROR: <input>:2:9: no such field"] {
             let text = refused("selection.cel", description, cel);
             assert!(
                 text.ends_with("\n      event.nosuch\n            ^"),
                 "{text}"
             );
         }
+        let text = refused(
+            "selection.label_selector",
+            "column 5: expected ','",
+            "app cart",
+        );
+        assert!(text.ends_with("\n    app cart\n        ^"), "{text}");
         // A position that is not in the expression shows no caret, and does not panic.
         for description in [
             "9:1: x",

@@ -29,7 +29,7 @@ use crate::{
     args::Output,
     client::{
         Ending,
-        feed::{Feed, FeedOptions, SILENCE, Update},
+        feed::{Feed, FeedOptions, Update},
         instant, runtime,
         selection::SelectionArgs,
     },
@@ -270,10 +270,10 @@ impl Observation {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::{args::duration, client::feed::SILENCE};
 
     #[test]
     fn a_stream_is_dead_after_three_heartbeats() {
-        assert_eq!(crate::args::duration("45s"), Ok(SILENCE));
+        assert_eq!(duration("45s"), Ok(SILENCE));
     }
 }

@@ -100,9 +100,10 @@ impl Writer {
         let result = match timeout(patience, &mut self.ended).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(anyhow::anyhow!("the writer's thread panicked")),
-            Err(_) => Err(anyhow::anyhow!(
-                "the reader of stdout did not take the last lines"
-            )),
+            Err(_) => {
+                eprintln!("ebpf-hello: the last lines are missing: nobody reads stdout");
+                Ok(())
+            }
         };
         let lines = *self.lines.borrow();
         Written { lines, result }
