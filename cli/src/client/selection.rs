@@ -195,7 +195,7 @@ mod tests {
             (["--type", "execs"], ["--type", "execs", "exec, exit"]),
             (["--uid", "9-1"], ["--uid", "9-1", "1000-1999"]),
             (["--uid", "root"], ["--uid", "root", "user id"]),
-            (["--pid", "-1"], ["--pid", "-1", ""]),
+            (["--pid", "x"], ["--pid", "x", "digit"]),
         ] {
             let error = parse(&line).unwrap_err();
             for word in words {

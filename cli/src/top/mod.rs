@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// What a row is made of: the server sends no more.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 11] = [
     "process.pid",
     "process.comm",
     "pod.namespace",
@@ -56,7 +56,6 @@ const FIELDS: [&str; 12] = [
     "path.name",
     "sock.name",
     "loss",
-    "fork.child_pid",
 ];
 
 /// Intervals that `--once` waits at most.

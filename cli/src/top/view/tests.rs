@@ -30,9 +30,9 @@ fn the_screen_shows_server_sums_rows_and_keys() {
         "\
 ebpf-hello top  unix:///run/x.sock  collector  connected
 events 0.0/s, 0 in all  lost 0  by pod
-WHO                         NODE      CALL              /S  AVERAGE/S        TOTAL   EXECS/S
-shop/cart-0                 n1        read*           30.0       30.0           30       0.0
-shop/web-0                  n1        openat*         10.0       10.0           10       0.0
+WHO                              NODE       CALL                /S  AVERAGE/S        TOTAL   EXECS/S
+shop/cart-0                      n1         read*             30.0       30.0           30       0.0
+shop/web-0                       n1         openat*           10.0       10.0           10       0.0
 
  q quit  ? help  space pause  / filter  g group  sort: r rate  a average  t total  e execs  n name"
     );
