@@ -19,6 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which server to ask.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Server")]
 pub(crate) struct ConnectArgs {
     /// Server to ask: unix:///PATH, http://LOOPBACK:PORT or https://HOST:PORT. Else EBPF_HELLO_SERVER, else the
     /// socket of this machine's instance where there is one, else https://localhost:7443.

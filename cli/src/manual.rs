@@ -9,7 +9,7 @@ use clap_mangen::Man;
 
 use crate::{args::Arguments, page};
 
-/// The section of the manual for commands.
+/// The command's name, as it is typed.
 const NAME: &str = "ebpf-hello";
 
 /// `completions`' command line.
@@ -76,4 +76,51 @@ fn names(command: &Command) -> Vec<String> {
         .get_subcommands()
         .map(|command| command.get_name().to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::Path};
+
+    use ebpf_hello_policy::Arch;
+
+    use super::*;
+
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/CLI.md");
+    const HEAD: &str = "# The command line\n\n\
+        What `--help` says of each command. Generated: `UPDATE=1 cargo test -p ebpf-hello manual` writes it.\n";
+
+    fn page() -> String {
+        let mut all = command().term_width(100).disable_version_flag(true);
+        all.build();
+        let mut page = HEAD.to_owned();
+        let commands: Vec<_> = all.get_subcommands().cloned().collect();
+        for mut command in [all].into_iter().chain(commands) {
+            let help = command.render_long_help().to_string();
+            let name = command.get_bin_name().unwrap_or(NAME).to_owned();
+            let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+            page.push_str(&format!(
+                "\n## {name}\n\n```text\n{}\n```\n",
+                lines.join("\n")
+            ));
+        }
+        // The one default that differs between machines.
+        page.replace(
+            &format!("[default: {}]", Arch::host()),
+            "[default: this machine's]",
+        )
+    }
+
+    #[test]
+    fn the_page_of_the_command_line_is_what_help_says() {
+        let (path, page) = (Path::new(PAGE), page());
+        if env::var_os("UPDATE").is_some() {
+            fs::write(path, &page).unwrap();
+        }
+        let committed = fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == page,
+            "docs/CLI.md differs from --help: `UPDATE=1 cargo test -p ebpf-hello manual` writes it again"
+        );
+    }
 }
