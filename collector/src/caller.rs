@@ -3,7 +3,15 @@
 //! Every request carries a [`Caller`] and its connection's [`Peer`] as extensions; the services look nowhere
 //! else. Who fills them in: [`Authenticate`], once per request.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use http::HeaderMap;
@@ -45,9 +53,25 @@ pub struct Caller {
 pub struct Peer {
     /// Where it comes from; `None` for a Unix socket.
     pub address: Option<SocketAddr>,
-    /// The verified certificate it showed, DER.
-    pub certificate: Option<Arc<[u8]>>,
+    /// Whom the certificate it showed names; `None` when it showed none.
+    pub certificate: Option<Arc<Certified>>,
+    /// Whether one of its requests said who it is.
+    pub recognition: Recognition,
 }
+
+/// Whom a verified certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certified {
+    /// A node, by the collector's own authority.
+    Node(String),
+    /// A reader, by an authority of the operator's.
+    Reader(String),
+}
+
+/// Whether a connection is somebody's: one of its requests was authenticated. Shared by all who hold its peer; a
+/// connection that stays nobody's is ended.
+#[derive(Clone, Debug, Default)]
+pub struct Recognition(Arc<AtomicBool>);
 
 /// Finds out who asks.
 #[async_trait]
@@ -96,6 +120,52 @@ impl Publisher {
         }
     }
 }
+
+// === impl Peer ===
+
+/// Its address, and whom it showed a certificate of.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            None => f.write_str("unix")?,
+            Some(address) => write!(f, "{address}")?,
+        }
+        match self.certificate.as_deref() {
+            None => Ok(()),
+            Some(Certified::Node(node)) => write!(f, " (node {node})"),
+            Some(Certified::Reader(reader)) => write!(f, " (reader {reader:?})"),
+        }
+    }
+}
+
+// === impl Recognition ===
+
+impl Recognition {
+    /// Of a connection that need not say who it is.
+    #[must_use]
+    pub fn known() -> Self {
+        Recognition(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Notes that it said who it is.
+    pub fn recognise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has said who it is.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for Recognition {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_known() == other.is_known()
+    }
+}
+
+impl Eq for Recognition {}
 
 // === impl Caller ===
 
