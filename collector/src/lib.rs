@@ -8,4 +8,9 @@
 //! One slow subscriber never slows another or the ingest: each reads the log by itself, filters, and has a
 //! bounded queue to its connection.
 
+pub mod access;
+pub mod caller;
 pub mod log;
+pub mod refusal;
+mod schema;
+pub mod selection;
