@@ -17,3 +17,4 @@ pub mod mask;
 pub mod refusal;
 mod schema;
 pub mod selection;
+pub mod serve;
