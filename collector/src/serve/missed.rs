@@ -54,7 +54,9 @@ impl Missed {
 
     /// Takes an encoded `EventList` that was dropped; how many of its events are no `loss`.
     pub(super) fn add(&mut self, list: Bytes) -> u64 {
-        let events = List::decode(list).map(|list| list.events).unwrap_or_default();
+        let events = List::decode(list)
+            .map(|list| list.events)
+            .unwrap_or_default();
         let mut dropped = 0;
         for event in events {
             let Ok(shape) = Shape::decode(event) else {
@@ -206,7 +208,10 @@ mod tests {
     #[test]
     fn what_was_dropped_is_counted_by_cpu_with_its_sequences() {
         let mut missed = Missed::default();
-        assert_eq!(missed.add(list(&[event(0, 5), event(1, 2), event(0, 6)])), 3);
+        assert_eq!(
+            missed.add(list(&[event(0, 5), event(1, 2), event(0, 6)])),
+            3
+        );
         assert_eq!(missed.add(list(&[event(0, 9)])), 1);
         let told = losses(&mut missed);
         let short: Vec<_> = told

@@ -39,7 +39,10 @@ impl Observer {
                 refusal::because(
                     Code::ResourceExhausted,
                     "TOO_MANY_SUBSCRIBERS",
-                    format!("{} streams are open, which is the limit", collector.options.max_subscribers),
+                    format!(
+                        "{} streams are open, which is the limit",
+                        collector.options.max_subscribers
+                    ),
                 )
             })?;
         let hello = self.hello(&reader).await?;

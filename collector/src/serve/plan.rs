@@ -185,7 +185,10 @@ fn exclusive(request: &v1::ObserveRequest) -> Vec<Invalid> {
         problems.push(Invalid::new("last", what));
     }
     if request.last > 0 && request.since.is_some() {
-        problems.push(Invalid::new("last", "given together with since: expected one of them"));
+        problems.push(Invalid::new(
+            "last",
+            "given together with since: expected one of them",
+        ));
     }
     if request.last > 0 && !request.resume_token.is_empty() {
         let what = "given together with resume_token: expected one of them";

@@ -85,7 +85,11 @@ impl Sender {
     /// Room for a message, if there is some now.
     pub(super) fn try_room(&self, message: &wire::ObserveResponse) -> Option<Room> {
         let cost = self.cost(message);
-        self.room.clone().try_acquire_many_owned(cost).ok().map(Room)
+        self.room
+            .clone()
+            .try_acquire_many_owned(cost)
+            .ok()
+            .map(Room)
     }
 
     /// Waits until there is room for a message.

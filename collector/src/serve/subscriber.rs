@@ -174,7 +174,11 @@ impl Subscriber {
         let mut masked = None;
         for index in first..batch.events.len() {
             if let Some(verdict) = &verdict {
-                match self.plan.selector.judge(verdict, batch, index, &mut scratch) {
+                match self
+                    .plan
+                    .selector
+                    .judge(verdict, batch, index, &mut scratch)
+                {
                     Verdict::Selected => {}
                     Verdict::Left => continue,
                     Verdict::Failed => {
@@ -231,7 +235,8 @@ impl Subscriber {
             return Ok(());
         }
         let events = std::mem::take(&mut self.events);
-        let message = self.message(Message::Events(std::mem::take(&mut self.chunk).into()));
+        let list = std::mem::take(&mut self.chunk).into();
+        let message = self.message(Message::Events(list));
         if !self.live {
             let room = self.queue.room(&message).await?;
             self.put(room, message, events);
@@ -242,22 +247,17 @@ impl Subscriber {
             true => self.queue.try_room(&message),
             false => None,
         };
-        match (room, message.message) {
-            (Some(room), message @ Some(_)) => {
-                let message = wire::ObserveResponse {
-                    message,
-                    resume_token: self.token(),
-                };
-                self.put(room, message, events);
-            }
-            (None, Some(Message::Events(list))) => {
+        match room {
+            Some(room) => self.put(room, message, events),
+            None => {
                 self.collector.accounts.dropped(events);
-                self.dropped += self.missed.add(list);
-                if self.queue.is_gone() {
-                    return Err(End::Gone);
+                if let Some(Message::Events(list)) = message.message {
+                    self.dropped += self.missed.add(list);
                 }
             }
-            _ => {}
+        }
+        if self.queue.is_gone() {
+            return Err(End::Gone);
         }
         Ok(())
     }
@@ -311,7 +311,11 @@ impl Subscriber {
         if !self.live {
             let room = self.queue.room(&message).await?;
             self.put(room, message, 0);
-        } else if let Some(room) = self.queue.try_room(&message).filter(|_| self.missed.is_empty()) {
+        } else if let Some(room) = self
+            .queue
+            .try_room(&message)
+            .filter(|_| self.missed.is_empty())
+        {
             self.put(room, message, 0);
         } else {
             self.missed.add(list);
