@@ -9,3 +9,4 @@
 //! bounded queue to its connection.
 
 pub mod log;
+pub mod token;
