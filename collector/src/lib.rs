@@ -19,3 +19,4 @@ pub mod refusal;
 mod schema;
 pub mod selection;
 pub mod serve;
+pub mod token;

@@ -15,35 +15,24 @@ mod plan;
 mod queue;
 mod subscriber;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     http::MAX_QUERY_BYTES,
-    listen::{Handshake, Io, Listener, Socket, serve},
+    listen::{Listener, serve},
     plan::MAX_LAST,
     queue::Receiver,
     subscriber::MAX_MESSAGE_BYTES,
 };
 use crate::{
+    access::Limits,
     accounts::Accounts,
     fleet::Fleet,
     ingest::{Enrol, Ingest},
-    log::{Log, Place},
+    log::Log,
 };
-
-/// Makes and reads resume tokens.
-pub trait ResumeTokens: Send + Sync + fmt::Debug {
-    /// A token for a place in a log.
-    fn token(&self, log: &str, place: Place) -> String;
-
-    /// The place a token stands for.
-    ///
-    /// # Errors
-    /// A sentence: it is no token, or none of this log.
-    fn place(&self, log: &str, token: &str) -> Result<Place, String>;
-}
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -56,16 +45,8 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Subscribers at a time.
     pub max_subscribers: usize,
-    /// Connections at a time.
-    pub max_connections: usize,
-    /// Streams of one connection at a time.
-    pub max_streams: u32,
-    /// Time a connection has for its TLS handshake, and for the head of an HTTP/1.1 request.
-    pub handshake_timeout: Duration,
-    /// Time between questions whether an HTTP/2 connection is alive, and for their answer.
-    pub keep_alive: Duration,
-    /// After this a connection is asked to end: its streams go on, new ones need a new one.
-    pub max_connection_age: Option<Duration>,
+    /// What a connection may do, and for how long.
+    pub limits: Limits,
     /// Time that streams have to end at a shutdown.
     pub shutdown_grace: Duration,
     /// Origins that browsers may ask from; none: CORS is off.
@@ -78,7 +59,6 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Collector {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) tokens: Arc<dyn ResumeTokens>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) enrol: Option<Arc<dyn Enrol>>,
@@ -97,11 +77,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(10),
             queue_bytes: 4 << 20,
             max_subscribers: 1_000,
-            max_connections: 20_000,
-            max_streams: 100,
-            handshake_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(20),
-            max_connection_age: None,
+            limits: Limits::default(),
             shutdown_grace: Duration::from_secs(5),
             origins: Vec::new(),
             node_retention: Duration::from_secs(24 * 3600),
@@ -114,19 +90,13 @@ impl Default for Options {
 impl Collector {
     /// A collector over a log.
     #[must_use]
-    pub fn new(
-        log: Arc<dyn Log>,
-        tokens: Arc<dyn ResumeTokens>,
-        enrol: Option<Arc<dyn Enrol>>,
-        options: Options,
-    ) -> Arc<Self> {
+    pub fn new(log: Arc<dyn Log>, enrol: Option<Arc<dyn Enrol>>, options: Options) -> Arc<Self> {
         let (stopper, stop) = watch::channel(false);
         Arc::new(Collector {
             fleet: Arc::new(Fleet::new(options.node_retention)),
             accounts: Arc::default(),
             subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
             log,
-            tokens,
             enrol,
             options,
             stop,
