@@ -10,6 +10,7 @@ mod accounts;
 mod assignment;
 mod call;
 mod cgroups;
+pub mod enrolment;
 mod event;
 mod flags;
 mod intake;
