@@ -13,6 +13,7 @@ mod canary;
 mod cgroups;
 mod counters;
 mod desired;
+pub mod enrolment;
 mod event;
 mod flags;
 mod intake;

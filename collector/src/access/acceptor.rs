@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr},
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -102,6 +103,23 @@ struct Acceptor {
     limits: Arc<Limits>,
     tally: Arc<Tally>,
     ready: mpsc::Sender<Connection>,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Where it listens, for people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let address = match self {
+            Listener::Tcp(listener) => listener.local_addr().map(|address| address.to_string()),
+            Listener::Unix(listener) => listener.local_addr().map(|address| {
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                format!("unix://{}", path.display())
+            }),
+        };
+        address.unwrap_or_else(|error| error.to_string())
+    }
 }
 
 // === impl Incoming ===

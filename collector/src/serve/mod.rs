@@ -27,10 +27,10 @@ pub use self::{
     subscriber::MAX_MESSAGE_BYTES,
 };
 use crate::{
-    access::Limits,
+    access::{Enrollment, Limits},
     accounts::Accounts,
     fleet::Fleet,
-    ingest::{Enrol, Ingest},
+    ingest::Ingest,
     log::Log,
 };
 
@@ -61,7 +61,7 @@ pub struct Collector {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) accounts: Arc<Accounts>,
-    pub(crate) enrol: Option<Arc<dyn Enrol>>,
+    pub(crate) enrollment: Option<Arc<Enrollment>>,
     pub(crate) options: Options,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -90,14 +90,18 @@ impl Default for Options {
 impl Collector {
     /// A collector over a log.
     #[must_use]
-    pub fn new(log: Arc<dyn Log>, enrol: Option<Arc<dyn Enrol>>, options: Options) -> Arc<Self> {
+    pub fn new(
+        log: Arc<dyn Log>,
+        enrollment: Option<Arc<Enrollment>>,
+        options: Options,
+    ) -> Arc<Self> {
         let (stopper, stop) = watch::channel(false);
         Arc::new(Collector {
             fleet: Arc::new(Fleet::new(options.node_retention)),
             accounts: Arc::default(),
             subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
             log,
-            enrol,
+            enrollment,
             options,
             stop,
             stopper,
@@ -116,6 +120,16 @@ impl Collector {
         &self.accounts
     }
 
+    /// What keeps it from doing its work, a sentence each. Empty when ready.
+    #[must_use]
+    pub fn lacks(&self) -> Vec<String> {
+        let unwritable = self.accounts.unwritable();
+        unwritable
+            .map(|problem| format!("events cannot be stored: {problem}"))
+            .into_iter()
+            .collect()
+    }
+
     /// Ends all streams and listeners; [`serve`] returns when they have, or the grace is over.
     pub fn stop(&self) {
         self.stopper.send_replace(true);
@@ -126,7 +140,7 @@ impl Collector {
             log: self.log.clone(),
             fleet: self.fleet.clone(),
             accounts: self.accounts.clone(),
-            enrol: self.enrol.clone(),
+            enrollment: self.enrollment.clone(),
             stop: self.stop.clone(),
         }
     }
