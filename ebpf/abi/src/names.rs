@@ -44,6 +44,8 @@ pub mod program {
     pub const IDENTIFY: &str = "identify";
     /// Run by the loader: which children of an ancestor read my output.
     pub const FIND_READERS: &str = "find_readers";
+    /// Raw tracepoint `sys_enter`: nothing, for the benchmarks to compare with.
+    pub const BENCH_EMPTY: &str = "bench_empty";
 }
 
 /// Map names.

@@ -14,6 +14,7 @@
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
 //! task.rs       kernel structs by offset               path.rs      dentries to names
 //! config.rs     constants set before load              atomic.rs    atomic instructions
+//! baseline.rs   an empty program, for the benchmarks only
 //! ```
 #![no_std]
 #![no_main]
@@ -21,6 +22,7 @@
 
 mod admission;
 mod atomic;
+mod baseline;
 mod cgroups;
 mod config;
 mod counters;
