@@ -84,6 +84,8 @@ pub mod map {
     pub const PROCESSES: &str = "PROCESSES";
     /// Processes whose doings are ours: not reported.
     pub const SELF: &str = "SELF";
+    /// Which tgids may be in [`SELF`], by their low bits.
+    pub const SELF_HINTS: &str = "SELF_HINTS";
     /// Inodes that our output goes to.
     pub const OUTPUTS: &str = "OUTPUTS";
     /// What `identify` found.

@@ -12,6 +12,7 @@
 //! events.rs     the events of system calls
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
+//! current.rs    the caller, by typed loads
 //! task.rs       kernel structs by offset               path.rs      dentries to names
 //! config.rs     constants set before load              atomic.rs    atomic instructions
 //! baseline.rs   an empty program, for the benchmarks only
@@ -26,6 +27,7 @@ mod baseline;
 mod cgroups;
 mod config;
 mod counters;
+mod current;
 mod dispatch;
 mod emit;
 mod events;
