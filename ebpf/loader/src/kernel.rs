@@ -9,7 +9,7 @@ use aya::{
 };
 use ebpf_hello_abi::{
     Bucket, BucketKey, Config, CountKey, CpuLedger, Join, MATCHED_PATH, Overflow, Process, RINGS,
-    WhoAmI, exec_id, map, program,
+    SELF_HINTS, WhoAmI, exec_id, map, program,
 };
 
 use crate::{
@@ -76,6 +76,7 @@ pub struct Kernel {
     overflow: PerCpuArray<MapData, u64>,
     known: HashMap<MapData, u32, Shared<Process>>,
     ours: HashMap<MapData, u32, u32>,
+    hints: Array<MapData, u64>,
 }
 
 // === impl Kernel ===
@@ -125,6 +126,7 @@ impl Kernel {
             overflow: take(&mut ebpf, map::OVERFLOW)?,
             known: take(&mut ebpf, map::PROCESSES)?,
             ours: take(&mut ebpf, map::SELF)?,
+            hints: take(&mut ebpf, map::SELF_HINTS)?,
             ebpf,
             options,
             config,
@@ -416,6 +418,9 @@ impl Kernel {
     /// # Errors
     /// A failed map operation; a full table is one.
     pub fn exclude(&mut self, tgid: u32) -> Result<(), LoadError> {
+        self.hints
+            .set(tgid % SELF_HINTS, 1, 0)
+            .map_err(LoadError::map(map::SELF_HINTS))?;
         self.ours
             .insert(tgid, ebpf_hello_abi::SelfKind::Program as u32, 0)
             .map_err(LoadError::map(map::SELF))
