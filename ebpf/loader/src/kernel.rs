@@ -277,6 +277,11 @@ impl Kernel {
         let _ = self.cgroups.remove(&cgroup);
     }
 
+    /// Whether any cgroup has an outcome of its own.
+    pub fn has_bound_cgroups(&self) -> bool {
+        self.cgroups.keys().next().is_some()
+    }
+
     /// Every cgroup with an outcome of its own, inherited ones included.
     ///
     /// # Errors

@@ -53,6 +53,7 @@ struct Live {
 }
 
 /// A table that holds something.
+#[derive(Default)]
 struct Filled {
     table: u16,
     slots: Vec<u32>,
@@ -80,6 +81,17 @@ pub(crate) struct Tables {
     retired: Vec<Filled>,
     free_conditions: Vec<u16>,
     patterns: BTreeMap<u16, Vec<Key<Shared<BinaryKey>>>>,
+}
+
+// === impl Filled ===
+
+impl Filled {
+    fn new(table: u16) -> Self {
+        Filled {
+            table,
+            ..Filled::default()
+        }
+    }
 }
 
 // === impl Tables ===
@@ -146,10 +158,14 @@ impl Tables {
             .live
             .get(&outcome)
             .is_some_and(|live| live.table.is_some());
-        let filled = match self.claim(has_table)? {
-            None => None,
-            Some(table) => Some(self.fill(table, spec)?),
-        };
+        let mut filled = self.claim(has_table)?.map(Filled::new);
+        if let Some(filled) = &mut filled
+            && let Err(error) = self.fill(filled, spec)
+        {
+            // As far as it came it must be emptied.
+            self.retired.push(std::mem::take(filled));
+            return Err(error);
+        }
         let programmed = filled.as_ref().map_or(Programmed::Exhausted, |filled| {
             Programmed::Table(filled.table)
         });
@@ -253,12 +269,7 @@ impl Tables {
         Ok(())
     }
 
-    fn fill(&mut self, table: u16, spec: &TableSpec) -> Result<Filled, LoadError> {
-        let mut filled = Filled {
-            table,
-            slots: Vec::new(),
-            conditions: Vec::new(),
-        };
+    fn fill(&mut self, filled: &mut Filled, spec: &TableSpec) -> Result<(), LoadError> {
         let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
         for abi in [Abi::Native, Abi::Compat] {
             for (number, content) in spec.half(abi).filled() {
@@ -274,7 +285,8 @@ impl Tables {
                         }
                     },
                 };
-                let index = slot(u32::from(table), abi as u32, number);
+                let index = slot(u32::from(filled.table), abi as u32, number);
+                filled.slots.push(index);
                 self.parameters
                     .set(index, Shared(content.parameters(condition)), 0)
                     .map_err(LoadError::map(map::PARAMETERS))?;
@@ -286,10 +298,9 @@ impl Tables {
                 self.programs
                     .set(index, program, 0)
                     .map_err(LoadError::map(map::TABLES))?;
-                filled.slots.push(index);
             }
         }
-        Ok(filled)
+        Ok(())
     }
 
     fn write_condition(&mut self, spec: &ConditionSpec) -> Result<u16, LoadError> {
