@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
-    /// out and no event has told; drops limits that nobody uses any more. To be called once a
+    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be called once a
     /// second.
     ///
     /// # Errors
@@ -178,6 +178,7 @@ impl Node {
     pub fn sweep(&self) -> Result<(), AgentError> {
         let mut policy = self.policy();
         let mut kernel = self.kernel();
+        kernel.sweep_exits()?;
         let buckets = kernel.buckets()?;
         self.tell_suppressed(&buckets);
         // After the buckets: a cgroup that was made meanwhile is not taken for one that is gone.

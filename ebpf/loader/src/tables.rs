@@ -74,6 +74,9 @@ pub(crate) struct Tables {
     interest: Interest,
     /// Of those whose table was looked into until the last flip.
     leaving: Vec<Wants>,
+    /// What they wanted of sys_exit: calls that began under them may still wait for theirs. First
+    /// those that were there at the last sweep.
+    lingering: [Vec<Wants>; 2],
     /// What the bitmaps hold.
     written: Wants,
     free: Vec<u16>,
@@ -123,6 +126,7 @@ impl Tables {
             live: BTreeMap::new(),
             interest: Interest::default(),
             leaving: Vec::new(),
+            lingering: Default::default(),
             written: Wants::default(),
             // The first to be popped is table 0.
             free: (0..capacity as u16).rev().collect(),
@@ -206,11 +210,34 @@ impl Tables {
         Ok(())
     }
 
-    /// Clears the bits that nobody wants any more.
+    /// Clears the bits that nobody wants any more, but those of sys_exit.
     pub(crate) fn settle(&mut self) -> Result<(), LoadError> {
         for wants in std::mem::take(&mut self.leaving) {
+            let (start, end) = wants.split();
+            self.interest.remove(&start);
+            if end.programs().exit {
+                self.lingering[1].push(end);
+            }
+        }
+        self.write_bitmaps()
+    }
+
+    /// Whether sys_exit looks at calls for policies that are gone.
+    pub(crate) fn has_lingering(&self) -> bool {
+        self.lingering.iter().any(|wants| !wants.is_empty())
+    }
+
+    /// Clears bits of sys_exit that nobody wants any more and none of the `waiting` calls needs. A
+    /// policy keeps them until the second sweep: a program may have been in it at the first.
+    pub(crate) fn sweep_exits(&mut self, waiting: &[u32]) -> Result<(), LoadError> {
+        let [old, new] = std::mem::take(&mut self.lingering);
+        let is_awaited = |wants: &Wants| waiting.iter().any(|number| wants.has_exit(*number));
+        let (mut kept, gone): (Vec<_>, Vec<_>) = old.into_iter().partition(is_awaited);
+        for wants in gone {
             self.interest.remove(&wants);
         }
+        kept.extend(new);
+        self.lingering[0] = kept;
         self.write_bitmaps()
     }
 
