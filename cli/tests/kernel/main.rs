@@ -107,6 +107,7 @@ fn main() -> ExitCode {
         limits::what_no_event_follows_is_told_within_seconds_and_once,
         exhaustion::fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told,
         returns::a_call_that_seccomp_refuses_is_reported_with_its_errno,
+        returns::a_call_that_outlives_its_policy_returns_under_it,
         returns::a_path_on_an_untouched_page_is_told,
         returns::who_was_accepted_is_told,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,

@@ -237,6 +237,25 @@ impl Kernel {
         self.settle()
     }
 
+    /// Lets sys_exit forget policies that are gone, once no call waits that began under them. To be
+    /// called now and then.
+    ///
+    /// # Errors
+    /// A failed map operation or detachment.
+    pub fn sweep_exits(&mut self) -> Result<(), LoadError> {
+        if !self.tables.has_lingering() {
+            return Ok(());
+        }
+        let waiting: Vec<u32> = self
+            .waiting_calls()?
+            .iter()
+            .map(|(_, join)| join.number)
+            .collect();
+        self.tables.sweep_exits(&waiting)?;
+        let wanted = self.tables.wanted();
+        self.detach_unwanted(wanted)
+    }
+
     fn settle(&mut self) -> Result<(), LoadError> {
         self.tables.settle()?;
         let wanted = self.tables.wanted();
@@ -284,6 +303,11 @@ impl Kernel {
     pub fn unbind_cgroup(&mut self, cgroup: u64) {
         // Gone already is as good.
         let _ = self.cgroups.remove(&cgroup);
+    }
+
+    /// Whether any cgroup has an outcome of its own.
+    pub fn has_bound_cgroups(&self) -> bool {
+        self.cgroups.keys().next().is_some()
     }
 
     /// Every cgroup with an outcome of its own, inherited ones included.
