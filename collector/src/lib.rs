@@ -9,8 +9,13 @@
 //! bounded queue to its connection.
 
 pub mod access;
+pub mod accounts;
 pub mod caller;
+pub mod fleet;
+pub mod ingest;
 pub mod log;
+pub mod mask;
 pub mod refusal;
 mod schema;
 pub mod selection;
+pub mod serve;
