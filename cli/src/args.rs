@@ -37,6 +37,12 @@ pub(crate) enum Command {
     Check(crate::check::CheckArgs),
     /// Print the custom resource definitions.
     Crd(crate::crd::CrdArgs),
+    /// End at once: to be seen executing (readiness.rs).
+    #[command(hide = true)]
+    Canary {
+        /// What tells this canary from others.
+        nonce: String,
+    },
     /// Print the completions of a shell.
     Completions(crate::manual::CompletionsArgs),
     /// Print the manual page of a command.

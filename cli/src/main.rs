@@ -13,9 +13,11 @@ mod fleet;
 mod ledger;
 mod logging;
 mod manual;
+mod monitor;
 mod observe;
 mod page;
 mod printer;
+mod readiness;
 mod render;
 mod run;
 mod status;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Status(status) => status::status(status).map(|()| ExitCode::SUCCESS),
         Command::Check(check) => check::run(check),
         Command::Crd(crd) => crd::run(crd),
+        Command::Canary { .. } => Ok(ExitCode::SUCCESS),
         Command::Completions(completions) => {
             manual::completions(completions).map(|()| ExitCode::SUCCESS)
         }

@@ -23,6 +23,8 @@ use crate::{
 
 /// How long an instance may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Filters without a table that are named; `-o json` names all.
+const SHOWN: usize = 10;
 
 pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
     if arguments.instance.is_none() && arguments.connect.is_explicit() {
@@ -151,6 +153,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          sys_enter    {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
+         ready        {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
         get("/pid"),
@@ -173,9 +176,22 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/tables/slots"),
         get("/tables/default"),
         get("/tables/filters"),
+        ready(status),
         get("/ringShards"),
         get("/ringBytes"),
     );
+    for filter in list(status, "/tables/withoutTable").take(SHOWN) {
+        text.push_str(&format!(
+            "no table     {}: {} (of {} policies; raise --tables)\n",
+            show(filter.get("filter")),
+            show(filter.get("reason")),
+            show(filter.get("policies")),
+        ));
+    }
+    match list(status, "/tables/withoutTable").count() {
+        0..=SHOWN => {}
+        all => text.push_str(&format!("no table     and {} filters more\n", all - SHOWN)),
+    }
     for missing in list(status, "/missing") {
         text.push_str(&format!("missing      {}\n", show(Some(missing))));
     }
@@ -212,6 +228,18 @@ fn text(status: &Value) -> anyhow::Result<String> {
         ["id", "name", "type", "maxEntries", "memory"],
     ));
     Ok(text)
+}
+
+/// `yes`, or what is missing.
+fn ready(status: &Value) -> String {
+    let lacks: Vec<_> = list(status, "/unready")
+        .map(|problem| show(Some(problem)))
+        .collect();
+    if lacks.is_empty() {
+        "yes".to_owned()
+    } else {
+        format!("no: {}", lacks.join("; "))
+    }
 }
 
 fn rows<const N: usize>(

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use ebpf_hello_proto::{
     Duration as Span,
-    v1::{Counters, Event, Exec, ExecSource, Exit, Identity, Loss, Syscall, Timer, event::Kind},
+    v1::{
+        Counters, Event, Exec, ExecSource, Exit, Identity, Loss, SuppressedEvents, Syscall, Timer,
+        event::Kind,
+    },
 };
 
 use super::{
@@ -21,6 +24,9 @@ pub(crate) fn what(event: &Event, wide: bool) -> String {
         Some(Kind::Fork(fork)) => format!("fork {}", fork.child_pid),
         Some(Kind::Syscall(call)) => syscall_words(call, by_default, wide),
         Some(Kind::Timer(timer)) => timer_words(timer),
+        Some(Kind::Counters(counters)) if !counters.suppressed.is_empty() => {
+            suppressed_words(&counters.suppressed)
+        }
         Some(Kind::Path(path)) => calls::path(path),
         Some(Kind::Sock(sock)) => calls::sock(sock),
         Some(Kind::Counters(counters)) => counters_words(counters),
@@ -28,6 +34,14 @@ pub(crate) fn what(event: &Event, wide: bool) -> String {
         Some(Kind::Identity(identity)) => identity_words(event, identity),
         None => "an event of a kind this version does not know".to_owned(),
     }
+}
+
+fn suppressed_words(rows: &[SuppressedEvents]) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| format!("{} of {}#{}", row.since_last, human(&row.filter), row.rule))
+        .collect();
+    format!("left out {}", rows.join(", "))
 }
 
 fn exec_words(exec: &Exec, wide: bool) -> String {
@@ -199,7 +213,7 @@ fn span(span: Span) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebpf_hello_proto::v1::{Policy, event::Kind};
+    use ebpf_hello_proto::v1::{Counters, Policy, event::Kind};
 
     fn words(kind: Kind, rule: u32) -> String {
         let event = Event {
@@ -293,6 +307,25 @@ mod tests {
         assert_eq!(
             words(Kind::Timer(disarm), 1),
             "timer_settime timer 3 disarm"
+        );
+    }
+
+    #[test]
+    fn what_limits_left_out_is_told_by_rule() {
+        let row = |rule, since_last| SuppressedEvents {
+            filter: "shop/cart".into(),
+            rule,
+            count: 100,
+            since_last,
+            ..SuppressedEvents::default()
+        };
+        let counters = Counters {
+            suppressed: vec![row(1, 9), row(3, 90)],
+            ..Counters::default()
+        };
+        assert_eq!(
+            words(Kind::Counters(counters), 0),
+            "left out 9 of shop/cart#1, 90 of shop/cart#3"
         );
     }
 
