@@ -61,7 +61,8 @@ pub(super) async fn open(
 ) -> Result<ReceiverStream<Result<v1::PublishResponse, Status>>, Status> {
     let first = timeout(HELLO_TIMEOUT, requests.message())
         .await
-        .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        .map_err(|_| Status::deadline_exceeded("no hello came"))?
+        .map_err(unreadable)?;
     let Some(Message::Hello(hello)) = first.and_then(|request| request.message) else {
         return Err(Invalid::new("message", "expected hello as the first message").into());
     };
@@ -116,6 +117,18 @@ pub(super) async fn open(
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // If nobody can say so any more, that is the end too.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// What ended the reading of a stream; that a message is too large has its own code in the protocol.
+fn unreadable(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => refusal::because(
+            Code::ResourceExhausted,
+            "MESSAGE_TOO_LARGE",
+            status.message(),
+        ),
+        _ => status,
+    }
 }
 
 fn check_hello(publisher: &Publisher, hello: &v1::AgentHello) -> Result<(), Status> {
@@ -201,7 +214,7 @@ impl Stream {
                 }
                 _ = look.tick() => self.look_at_settings(),
                 // What is there already is taken before it is acknowledged.
-                request = requests.message() => match request? {
+                request = requests.message() => match request.map_err(unreadable)? {
                     None => {
                         self.acknowledge().await;
                         return Ok(());
