@@ -11,6 +11,8 @@ pub enum Outcome {
     Delivered,
     /// It could not be written.
     OutputFailed,
+    /// It was a readiness canary, and ends here.
+    Canary,
 }
 
 /// Counters that the consumer of events keeps, and the ledger reads.
@@ -18,6 +20,7 @@ pub enum Outcome {
 pub struct Accounts {
     delivered: [AtomicU64; HANDLERS],
     output_failed: [AtomicU64; HANDLERS],
+    canary: [AtomicU64; HANDLERS],
     /// Execs of processes older than the programs, told from /proc.
     synthetic: AtomicU64,
     /// Calls that had not returned at the end.
@@ -25,11 +28,13 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Notes what became of one event.
-    pub fn settle(&self, handler: Handler, outcome: Outcome) {
+    /// Notes what became of one event. One without a handler is in no ledger.
+    pub fn settle(&self, handler: Option<Handler>, outcome: Outcome) {
+        let Some(handler) = handler else { return };
         let cells = match outcome {
             Outcome::Delivered => &self.delivered,
             Outcome::OutputFailed => &self.output_failed,
+            Outcome::Canary => &self.canary,
         };
         cells[handler as usize].fetch_add(1, Ordering::Release);
     }
@@ -53,6 +58,15 @@ impl Accounts {
     /// Events of a handler that were delivered.
     pub fn delivered(&self, handler: Handler) -> u64 {
         self.delivered[handler as usize].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn canary(&self, handler: Handler) -> u64 {
+        self.canary[handler as usize].load(Ordering::Acquire)
+    }
+
+    /// Events of a handler that need nothing more from anybody.
+    pub(crate) fn settled(&self, handler: Handler) -> u64 {
+        self.delivered(handler) + self.output_failed(handler)
     }
 
     pub(crate) fn output_failed(&self, handler: Handler) -> u64 {

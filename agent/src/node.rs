@@ -1,6 +1,7 @@
 //! One node's pipeline, from loading to drain.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -10,23 +11,28 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
+    Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    abi::{Bucket, BucketKey, Handler},
 };
-use ebpf_hello_policy::{self as policy, Arch, Filter, Table};
-use ebpf_hello_proto::v1::Ledger;
+use ebpf_hello_policy::{Arch, Filter};
+use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
-    Accounts, Batch, Item, Status,
-    assignment::{Assignment, Desired},
+    Accounts, Batch, FilterWithoutTable, Item, Status,
+    assignment::Assignment,
+    canary::Canaries,
     cgroups,
-    event::{Origin, syscall_name},
+    counters::counters,
+    desired::Selection,
+    event::Origin,
     intake::Intake,
     ledger,
     policies::Policies,
     processes::Processes,
+    readiness::Readiness,
     seed,
     status::{ExecSourceStatus, TableStatus},
-    waiting,
+    suppressed, waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
@@ -76,44 +82,12 @@ pub struct NodeOptions {
     pub filters: Vec<Filter>,
 }
 
-/// Exec attempts of one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExecCounter {
-    /// Real user id.
-    pub uid: u32,
-    /// Attempts since load.
-    pub attempts: u64,
-}
-
-/// Calls of one system call, over all cgroups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyscallCounter {
-    /// The kernel's name.
-    pub name: String,
-    /// What people call the ABI: `x86_64`, `ia32`, …
-    pub abi: &'static str,
-    /// Calls since load.
-    pub calls: u64,
-}
-
-/// Counters, largest first.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Exec attempts per user.
-    pub execs: Vec<ExecCounter>,
-    /// Attempts that found the map full.
-    pub execs_overflow: u64,
-    /// Counted calls.
-    pub syscalls: Vec<SyscallCounter>,
-    /// Calls that found the map full.
-    pub syscalls_overflow: u64,
-}
-
 /// The filters, and what they have become in the kernel.
 struct Policy {
-    filters: Vec<Filter>,
+    selection: Selection,
     assignment: Assignment,
-    default: Arc<Table>,
+    /// Limits that nobody used at the last sweep.
+    idle: HashSet<BucketKey>,
 }
 
 /// A running node.
@@ -127,6 +101,8 @@ pub struct Node {
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
+    pub(crate) canaries: Arc<Canaries>,
+    pub(crate) readiness: Readiness,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -148,8 +124,10 @@ impl Node {
             epoch: epoch(),
             arch,
             policies: Arc::clone(&policies),
+            suppressed: Arc::default(),
         });
         let accounts = Arc::new(Accounts::default());
+        let canaries = Arc::new(Canaries::default());
         let (out, events) = sync_channel(QUEUE);
         let stop = reader.stop_handle();
         let received = reader.counters();
@@ -160,12 +138,18 @@ impl Node {
             accounts.add_synthetic();
         }
         let mut policy = Policy {
-            filters: options.filters.clone(),
+            selection: Selection::new(options.filters.clone(), arch),
             assignment: Assignment::new(arch, policies),
-            default: Arc::default(),
+            idle: HashSet::new(),
         };
         program(&mut policy, &mut kernel)?;
-        let intake = Intake::new(Arc::clone(&origin), processes, out.clone());
+        let intake = Intake::new(
+            Arc::clone(&origin),
+            processes,
+            Arc::clone(&canaries),
+            Arc::clone(&accounts),
+            out.clone(),
+        );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
             kernel: Mutex::new(kernel),
@@ -176,10 +160,27 @@ impl Node {
             out: Mutex::new(Some(out)),
             origin,
             accounts,
+            canaries,
+            readiness: Readiness::default(),
             options,
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// What keeps the node from doing its work, a sentence each: a policy that is not in the kernel, a program whose
+    /// canary did not come ([`Node::check_ways`]). Empty when ready.
+    pub fn unready(&self) -> Vec<String> {
+        self.readiness.lacks()
+    }
+
+    /// Whether the thread that reads the ring buffers is at work. When it is not, nothing will make it but a restart.
+    pub fn is_reading(&self) -> bool {
+        self.reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|reader| !reader.is_finished())
     }
 
     /// Makes other filters the policy. What they leave as it is is not touched.
@@ -188,29 +189,60 @@ impl Node {
     /// What keeps it from being programmed; what could be programmed then is.
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
         let mut policy = self.policy();
-        policy.filters = filters;
-        program(&mut policy, &mut self.kernel())
+        policy.selection = Selection::new(filters, Arch::host());
+        let programmed = program(&mut policy, &mut self.kernel());
+        self.readiness
+            .note_policy(programmed.as_ref().err().map(ToString::to_string));
+        programmed
     }
 
-    /// Looks at the cgroup tree again: for new cgroups that a filter names, for limits of those
-    /// that are gone.
+    /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
+    /// out and no event has told; drops limits that nobody uses any more. To be called once a
+    /// second.
     ///
     /// # Errors
     /// As [`Node::apply`].
     pub fn sweep(&self) -> Result<(), AgentError> {
         let mut policy = self.policy();
         let mut kernel = self.kernel();
-        if policy.filters.iter().any(Filter::names_cgroups) {
+        if policy.selection.names_cgroups() {
             program(&mut policy, &mut kernel)?;
         }
-        if let Some(mount) = cgroups::mount()
-            && let Ok(tree) = cgroups::walk(&mount)
-        {
-            let alive: std::collections::HashSet<u64> =
-                tree.iter().map(|cgroup| cgroup.id).collect();
-            kernel.sweep_buckets(|cgroup| alive.contains(&cgroup))?;
+        let buckets = kernel.buckets()?;
+        self.tell_suppressed(&buckets);
+        // After the buckets: a cgroup that was made meanwhile is not taken for one that is gone.
+        let alive: Option<HashSet<u64>> = cgroups::mount()
+            .filter(|_| !buckets.is_empty())
+            .and_then(|mount| cgroups::walk(&mount).ok())
+            .map(|tree| tree.iter().map(|cgroup| cgroup.id).collect());
+        let generations = kernel.generations();
+        let idle: HashSet<BucketKey> = buckets
+            .iter()
+            .filter(|(key, bucket)| {
+                let is_gone = alive
+                    .as_ref()
+                    .is_some_and(|alive| !alive.contains(&key.cgroup_id));
+                (is_gone || !generations.contains(&key.generation))
+                    && self.origin.suppressed.is_told(*key, bucket.suppressed)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        // Not at once: a program that began before the policy changed may still add to it.
+        for key in idle.intersection(&policy.idle) {
+            kernel.remove_bucket(*key);
+            self.origin.suppressed.end(*key);
         }
+        policy.idle = idle;
         Ok(())
+    }
+
+    /// Sends what limits left out and no event has told. What the consumer has no room for is told
+    /// at the next sweep.
+    fn tell_suppressed(&self, buckets: &[(BucketKey, Bucket)]) {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(out) = out.as_ref() {
+            suppressed::tell(&self.origin, buckets, |batch| out.try_send(batch).is_ok());
+        }
     }
 
     /// Where the consumer notes what became of each event.
@@ -244,12 +276,12 @@ impl Node {
             Some(Ok(result)) => result.map_err(AgentError::from),
             Some(Err(_)) => Err(AgentError::ReaderPanicked),
         };
-        let told = self.tell_waiting();
+        let told = self.tell_rest();
         read.and(told)
     }
 
-    /// Tells the calls that have not returned, and ends the receiver.
-    fn tell_waiting(&self) -> Result<(), AgentError> {
+    /// Tells the calls that have not returned and what limits left out, and ends the receiver.
+    fn tell_rest(&self) -> Result<(), AgentError> {
         let out = self
             .out
             .lock()
@@ -260,12 +292,14 @@ impl Node {
             .iter()
             .filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin))
             .collect();
-        for item in &batch {
-            self.accounts.add_waiting(item.handler);
+        for handler in batch.iter().filter_map(|item| item.handler) {
+            self.accounts.add_waiting(handler);
         }
+        let buckets = self.kernel().buckets()?;
         if let Some(out) = out {
             // A consumer that is gone has settled nothing: what it missed stays in flight.
             let _ = out.send(batch);
+            suppressed::tell(&self.origin, &buckets, |batch| out.send(batch).is_ok());
         }
         Ok(())
     }
@@ -292,6 +326,11 @@ impl Node {
         Ok(self.kernel().ledger()?.sequences())
     }
 
+    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    pub fn epoch(&self) -> u64 {
+        self.origin.epoch
+    }
+
     /// The counting handlers' counters.
     ///
     /// # Errors
@@ -309,7 +348,7 @@ impl Node {
         let policy = self.policy();
         let kernel = self.kernel();
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &policy.default.native;
+        let half = &policy.selection.default().native;
         let summary = policy.assignment.summary();
         Ok(Status {
             version: version.to_owned(),
@@ -318,6 +357,7 @@ impl Node {
             scope: kernel.scope().clone(),
             exec_source: exec_source(kernel.are_processes_reported()),
             exit_source: kernel.exit_source(),
+            unready: self.unready(),
             missing: kernel.missing().iter().map(ToString::to_string).collect(),
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
@@ -327,11 +367,21 @@ impl Node {
                 live: kernel.tables_in_use(),
                 outcomes: summary.outcomes,
                 exhausted: summary.exhausted,
+                without_table: summary
+                    .without_table
+                    .into_iter()
+                    .map(|(filter, policies)| FilterWithoutTable {
+                        filter: filter.to_string(),
+                        reason: "TablesExhausted",
+                        policies,
+                    })
+                    .collect(),
                 generation: summary.generation,
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
                 filters: policy
-                    .filters
+                    .selection
+                    .filters()
                     .iter()
                     .map(|filter| filter.name().to_string())
                     .collect(),
@@ -350,7 +400,7 @@ impl Node {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+    pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {
         // A panic while it was held left at worst a map half read.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -358,10 +408,9 @@ impl Node {
 
 /// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
 fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
-    let arch = Arch::host();
     let mut before = None;
     for _ in 0..PASSES {
-        let cgroups = if policy.filters.iter().any(Filter::names_cgroups) {
+        let cgroups = if policy.selection.names_cgroups() {
             let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
             cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
                 mount: mount.display().to_string(),
@@ -370,12 +419,11 @@ fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
         } else {
             Vec::new()
         };
-        let desired = Desired::new(&policy.filters, &cgroups, arch);
+        let desired = policy.selection.desired(&cgroups);
         if before.as_ref() == Some(&desired) {
             break;
         }
         policy.assignment.apply(&desired, kernel)?;
-        policy.default = desired.default();
         before = Some(desired);
     }
     Ok(())
@@ -410,7 +458,7 @@ fn older_processes(
     let exclude = options.load.exclusion != Exclusion::Nobody;
     seed::seed(kernel, origin, &mut processes, exclude, |event| {
         batch.push(Item {
-            handler: Handler::ProcessExec,
+            handler: Some(Handler::ProcessExec),
             event,
         });
     })?;
@@ -436,42 +484,6 @@ fn spawn(
             reader.run(&mut intake)
         })
         .map_err(AgentError::Thread)
-}
-
-fn counters(counts: &Counts, arch: Arch) -> Counters {
-    let mut by_call = std::collections::BTreeMap::new();
-    for count in &counts.calls {
-        let abi = if count.compat {
-            policy::Abi::Compat
-        } else {
-            policy::Abi::Native
-        };
-        *by_call.entry((count.number, abi)).or_insert(0) += count.calls;
-    }
-    let mut syscalls: Vec<_> = by_call
-        .into_iter()
-        .map(|((number, abi), calls)| SyscallCounter {
-            name: syscall_name(arch, abi, u32::from(number)),
-            abi: arch.abi_name(abi),
-            calls,
-        })
-        .collect();
-    syscalls.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.name.cmp(&b.name)));
-    let mut execs: Vec<_> = counts
-        .execs_by_uid
-        .iter()
-        .map(|(uid, attempts)| ExecCounter {
-            uid: *uid,
-            attempts: *attempts,
-        })
-        .collect();
-    execs.sort_by(|a, b| b.attempts.cmp(&a.attempts).then(a.uid.cmp(&b.uid)));
-    Counters {
-        execs,
-        execs_overflow: counts.execs_overflow,
-        syscalls,
-        syscalls_overflow: counts.calls_overflow,
-    }
 }
 
 /// New and ordered at every start of a node's agent: microseconds since 1970.

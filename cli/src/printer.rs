@@ -26,7 +26,7 @@ struct Printer {
     accounts: Arc<Accounts>,
     lines: Vec<u8>,
     /// Where each line of `lines` ends, and whose it is.
-    ends: Vec<(usize, Handler)>,
+    ends: Vec<(usize, Option<Handler>)>,
     /// Taken when stdout takes no more.
     gone: Option<oneshot::Sender<()>>,
 }

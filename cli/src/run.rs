@@ -3,12 +3,13 @@
 //! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
 //! holds up events (and makes them count as lost in the kernel) but never signals or the status.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{cmp::Reverse, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Counters, Node, NodeOptions};
+use ebpf_hello_agent::{Node, NodeOptions};
 use ebpf_hello_loader::{Exclusion, Options};
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
+use ebpf_hello_proto::v1::Counters;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -19,7 +20,7 @@ use crate::{
     args::{Default as DefaultArgument, RunArguments, Switch},
     control::Control,
     filters::{self, Watcher},
-    ledger, printer,
+    ledger, printer, readiness,
     table::table,
 };
 
@@ -103,6 +104,8 @@ async fn watch(
     tokio::pin!(end);
     let serve = control.serve(node);
     tokio::pin!(serve);
+    let canaries = readiness::watch(node);
+    tokio::pin!(canaries);
     tracing::info!(
         pid = std::process::id(),
         "running; Ctrl-C ends, SIGUSR1 prints the ledger"
@@ -124,6 +127,7 @@ async fn watch(
             () = watcher.changed() => reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
+            () = &mut canaries => {}
         }
     }
 }
@@ -145,22 +149,18 @@ fn reload(paths: &[PathBuf], node: &Node) {
 }
 
 fn print_counters(counters: &Counters) {
-    let execs: Vec<_> = counters
-        .execs
-        .iter()
-        .map(|count| [count.uid.to_string(), count.attempts.to_string()])
+    let mut execs: Vec<_> = counters.execs.iter().collect();
+    execs.sort_by_key(|row| Reverse(row.count));
+    let execs: Vec<_> = execs
+        .into_iter()
+        .map(|row| [row.uid().to_string(), row.count.to_string()])
         .collect();
-    let calls: Vec<_> = counters
-        .syscalls
-        .iter()
+    let mut calls: Vec<_> = counters.syscalls.iter().collect();
+    calls.sort_by_key(|row| Reverse(row.count));
+    let calls: Vec<_> = calls
+        .into_iter()
         .take(TOP)
-        .map(|count| {
-            [
-                count.name.clone(),
-                count.abi.to_owned(),
-                count.calls.to_string(),
-            ]
-        })
+        .map(|row| [row.name.clone(), row.abi().label(), row.count.to_string()])
         .collect();
     eprint!(
         "\n{}{}\n{}{}",

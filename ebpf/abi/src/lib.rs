@@ -7,6 +7,7 @@
 #![no_std]
 #![deny(missing_docs)]
 
+mod canary;
 mod config;
 mod identity;
 mod ledger;
@@ -14,6 +15,7 @@ mod names;
 mod record;
 mod table;
 
+pub use canary::{CANARY_ARGUMENT, canary_call, canary_exec};
 pub use config::{ABSENT, CONFIG, Config, Layout};
 pub use identity::{NANOSECONDS_PER_TICK, exec_id};
 pub use ledger::{CpuLedger, FATES, Fate, HANDLERS, Handler};

@@ -44,6 +44,8 @@ pub mod program {
     pub const IDENTIFY: &str = "identify";
     /// Run by the loader: which children of an ancestor read my output.
     pub const FIND_READERS: &str = "find_readers";
+    /// Run by the loader on the thread that makes a readiness canary.
+    pub const ANNOUNCE: &str = "announce";
 }
 
 /// Map names.
@@ -86,6 +88,8 @@ pub mod map {
     pub const OUTPUTS: &str = "OUTPUTS";
     /// What `identify` found.
     pub const WHOAMI: &str = "WHOAMI";
+    /// Announced readiness canaries.
+    pub const CANARIES: &str = "CANARIES";
     /// 1 while the reader of a shard drains on a timer and wants no wake-ups.
     pub const DRAINING: &str = "DRAINING";
 }

@@ -15,12 +15,14 @@ use ebpf_hello_abi::{
 use crate::{
     Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
     btf::{Architecture, Btf, Missing, layout},
+    canary,
+    interest::Wanted,
     machine,
     object::{
         STANDING_PROGRAMS, SYSCALL_PROGRAMS, Shared, attach, detach, load_programs, make_maps,
         raw_tracepoint, take,
     },
-    tables::{Tables, Wanted},
+    tables::Tables,
 };
 
 /// Ancestors whose children may read our output.
@@ -104,6 +106,8 @@ impl Kernel {
             has_group_dead: u32::from(btf.has_group_dead()?),
             nesting_guard: u32::from(machine::is_preempt_rt() || options.force_nesting_guard),
             process_events: u32::from(options.process_events),
+            canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
+            padding: 0,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
@@ -167,7 +171,11 @@ impl Kernel {
         Ok(())
     }
 
-    fn test_run(&mut self, name: &'static str, args: [u64; 12]) -> Result<(), LoadError> {
+    pub(crate) fn test_run(
+        &mut self,
+        name: &'static str,
+        args: [u64; 12],
+    ) -> Result<(), LoadError> {
         let options = RawTracePointRunOptions { args, cpu: None };
         raw_tracepoint(&mut self.ebpf, name)?
             .test_run(options)
@@ -287,24 +295,32 @@ impl Kernel {
             .map_err(LoadError::map(map::CGROUPS))
     }
 
-    /// Drops limits of cgroups that are gone and of policies that are no more.
+    /// State of every rate limit and sampling: one for each cgroup, generation and bucket.
     ///
     /// # Errors
     /// A failed map look-up.
-    pub fn sweep_buckets(&mut self, is_alive: impl Fn(u64) -> bool) -> Result<(), LoadError> {
-        let generations: HashSet<u64> = self.tables.generations();
-        let keys = self
-            .buckets
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(LoadError::map(map::BUCKETS))?;
-        for key in keys {
-            if !generations.contains(&key.0.generation) || !is_alive(key.0.cgroup_id) {
-                // Gone already is as good.
-                let _ = self.buckets.remove(&key);
-            }
-        }
-        Ok(())
+    pub fn buckets(&self) -> Result<Vec<(BucketKey, Bucket)>, LoadError> {
+        self.buckets
+            .iter()
+            .map(|entry| entry.map(|(key, bucket)| (key.0, bucket.0)))
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::BUCKETS))
+    }
+
+    /// Drops a bucket. What it left out is no longer known: for one that nobody uses any more.
+    pub fn remove_bucket(&mut self, key: BucketKey) {
+        // Gone already is as good.
+        let _ = self.buckets.remove(&Shared(key));
+    }
+
+    /// Generations of the live policies.
+    pub fn generations(&self) -> HashSet<u64> {
+        self.tables.generations()
+    }
+
+    /// Whether an outcome that found no free table would get one now.
+    pub fn has_free_table(&self) -> bool {
+        self.tables.has_free()
     }
 
     /// Calls that still wait for their sys_exit, by thread. To be asked once everything is
@@ -320,7 +336,7 @@ impl Kernel {
             .map_err(LoadError::map(map::JOINS))
     }
 
-    /// Whether any table wants system calls.
+    /// Whether any policy wants system calls.
     pub fn is_sys_enter_attached(&self) -> bool {
         self.syscalls[0].is_some()
     }

@@ -9,10 +9,12 @@
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
 pub mod btf;
+mod canary;
 mod counts;
 mod error;
 mod exclusion;
 mod inspect;
+mod interest;
 mod kernel;
 mod ledger;
 mod machine;

@@ -72,7 +72,7 @@ pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
         .chain(&SYSCALL_PROGRAMS)
         .map(|(program, _)| *program)
         .chain(HANDLER_PROGRAMS)
-        .chain([program::IDENTIFY, program::FIND_READERS])
+        .chain([program::IDENTIFY, program::FIND_READERS, program::ANNOUNCE])
 }
 
 pub(crate) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -9,6 +9,7 @@ use ebpf_hello_abi::{
 };
 
 use crate::{
+    canary,
     config::{config, offset},
     counters::add,
     emit, maps,
@@ -36,6 +37,11 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     };
     if emit::is_foreign() {
         emit::count(ledger, Handler::Dispatch, Fate::Foreign);
+        return 0;
+    }
+    let nonce = canary::nonce_of(&ctx, number, abi);
+    if nonce != 0 {
+        canary::report_call(number, nonce);
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;

@@ -231,9 +231,14 @@ pub(crate) fn stamp(
     }
 }
 
-/// Sends `length` bytes at `record`, which [`stamp`] began.
+/// Sends `length` bytes at `record`, which [`stamp`] began. False when there was no room, and that is counted.
 #[inline(always)]
-pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, handler: Handler) {
+pub(crate) fn send(
+    record: *const u8,
+    length: usize,
+    ledger: &mut CpuLedger,
+    handler: Handler,
+) -> bool {
     // SAFETY: the helper has no preconditions.
     let shard = unsafe { bpf_get_smp_processor_id() } & config!(shard_mask);
     // One call each: the verifier wants to know which map a call is for.
@@ -250,6 +255,7 @@ pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, han
     if !sent {
         count(ledger, handler, Fate::LostRingFull);
     }
+    sent
 }
 
 #[inline(always)]
@@ -281,11 +287,11 @@ fn output(ring: &RingBuf, shard: u32, record: *const u8, length: usize) -> bool 
 
 /// Sends a record of fixed size.
 #[inline(always)]
-pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) {
+pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) -> bool {
     send(
         core::ptr::from_ref(record).cast(),
         size_of::<T>(),
         ledger,
         handler,
-    );
+    )
 }

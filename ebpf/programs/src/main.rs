@@ -13,6 +13,7 @@
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
 //! task.rs       kernel structs by offset               path.rs      dentries to names
+//! canary.rs     readiness: the agent's own marked call and exec
 //! config.rs     constants set before load              atomic.rs    atomic instructions
 //! ```
 #![no_std]
@@ -21,6 +22,7 @@
 
 mod admission;
 mod atomic;
+mod canary;
 mod cgroups;
 mod config;
 mod counters;

@@ -59,6 +59,9 @@ pub(crate) static OURSELVES: HashMap<u32, u32> = HashMap::with_max_entries(4_096
 /// Kernel addresses of the inodes that our output goes to.
 #[map]
 pub(crate) static OUTPUTS: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
+/// What is announced, by [`canary_call`](ebpf_hello_abi::canary_call) or `canary_exec`, to its nonce.
+#[map]
+pub(crate) static CANARIES: HashMap<u64, u64> = HashMap::with_max_entries(64, 0);
 #[map]
 pub(crate) static WHOAMI: Array<WhoAmI> = Array::with_max_entries(1, 0);
 
