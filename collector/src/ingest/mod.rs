@@ -19,7 +19,6 @@ use tonic::{Request, Response, Status, Streaming};
 pub use self::check::{MAX_BATCH_BYTES, MAX_EVENTS};
 pub(crate) use self::session::stopped;
 use crate::{
-    access::Enrollment,
     accounts::Accounts,
     caller::{self, Peer},
     fleet::Fleet,
@@ -27,13 +26,27 @@ use crate::{
     refusal,
 };
 
+/// Gives agents certificates.
+#[async_trait]
+pub trait Enrol: Send + Sync + std::fmt::Debug {
+    /// Answers Enroll.
+    ///
+    /// # Errors
+    /// As the protocol says.
+    async fn enrol(
+        &self,
+        peer: &Peer,
+        request: v1::EnrollRequest,
+    ) -> Result<v1::EnrollResponse, Status>;
+}
+
 /// CollectorService.
 #[derive(Debug)]
 pub struct Ingest {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) accounts: Arc<Accounts>,
-    pub(crate) enrollment: Option<Arc<Enrollment>>,
+    pub(crate) enrol: Option<Arc<dyn Enrol>>,
     /// True when the collector shuts down: streams end.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -62,9 +75,9 @@ impl CollectorService for Ingest {
             .get::<Peer>()
             .cloned()
             .unwrap_or_default();
-        match &self.enrollment {
-            Some(enrollment) => Ok(Response::new(
-                enrollment.enroll(&peer, &request.into_inner()).await?,
+        match &self.enrol {
+            Some(enrol) => Ok(Response::new(
+                enrol.enrol(&peer, request.into_inner()).await?,
             )),
             None => Err(refusal::because(
                 tonic::Code::Unimplemented,

@@ -21,16 +21,15 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     http::MAX_QUERY_BYTES,
-    listen::{Listener, serve},
+    listen::{Handshake, Io, Listener, Socket, serve},
     plan::MAX_LAST,
     queue::Receiver,
     subscriber::MAX_MESSAGE_BYTES,
 };
 use crate::{
-    access::{Enrollment, Limits},
     accounts::Accounts,
     fleet::Fleet,
-    ingest::Ingest,
+    ingest::{Enrol, Ingest},
     log::Log,
 };
 
@@ -45,8 +44,16 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Subscribers at a time.
     pub max_subscribers: usize,
-    /// What a connection may do, and for how long.
-    pub limits: Limits,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Streams of one connection at a time.
+    pub max_streams: u32,
+    /// Time a connection has for its TLS handshake, and for the head of an HTTP/1.1 request.
+    pub handshake_timeout: Duration,
+    /// Time between questions whether an HTTP/2 connection is alive, and for their answer.
+    pub keep_alive: Duration,
+    /// After this a connection is asked to end: its streams go on, new ones need a new one.
+    pub max_connection_age: Option<Duration>,
     /// Time that streams have to end at a shutdown.
     pub shutdown_grace: Duration,
     /// Origins that browsers may ask from; none: CORS is off.
@@ -61,7 +68,7 @@ pub struct Collector {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) accounts: Arc<Accounts>,
-    pub(crate) enrollment: Option<Arc<Enrollment>>,
+    pub(crate) enrol: Option<Arc<dyn Enrol>>,
     pub(crate) options: Options,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -77,7 +84,11 @@ impl Default for Options {
             heartbeat: Duration::from_secs(10),
             queue_bytes: 4 << 20,
             max_subscribers: 1_000,
-            limits: Limits::default(),
+            max_connections: 20_000,
+            max_streams: 100,
+            handshake_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(20),
+            max_connection_age: None,
             shutdown_grace: Duration::from_secs(5),
             origins: Vec::new(),
             node_retention: Duration::from_secs(24 * 3600),
@@ -92,7 +103,7 @@ impl Collector {
     #[must_use]
     pub fn new(
         log: Arc<dyn Log>,
-        enrollment: Option<Arc<Enrollment>>,
+        enrol: Option<Arc<dyn Enrol>>,
         options: Options,
     ) -> Arc<Self> {
         let (stopper, stop) = watch::channel(false);
@@ -101,7 +112,7 @@ impl Collector {
             accounts: Arc::default(),
             subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
             log,
-            enrollment,
+            enrol,
             options,
             stop,
             stopper,
@@ -140,7 +151,7 @@ impl Collector {
             log: self.log.clone(),
             fleet: self.fleet.clone(),
             accounts: self.accounts.clone(),
-            enrollment: self.enrollment.clone(),
+            enrol: self.enrol.clone(),
             stop: self.stop.clone(),
         }
     }
