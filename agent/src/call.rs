@@ -265,6 +265,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Redactor;
 
     pub(crate) fn header() -> Header {
         Header {
@@ -299,6 +300,7 @@ pub(crate) mod tests {
             epoch: 1,
             arch: policy::Arch::X86_64,
             policies: Arc::default(),
+            redactor: Redactor::default(),
         };
         let record = TimerRecord {
             header: header(),

@@ -16,6 +16,7 @@ use crate::{
     call::{Call, Suppressed},
     policies::Policies,
     processes::Processes,
+    redact::Redactor,
     text,
     wall::Wall,
 };
@@ -32,6 +33,7 @@ pub(crate) struct Origin {
     pub(crate) epoch: u64,
     pub(crate) arch: policy::Arch,
     pub(crate) policies: Arc<Policies>,
+    pub(crate) redactor: Redactor,
 }
 
 /// What an event needs to know of those before it.
@@ -71,7 +73,8 @@ pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wa
             Kind::Exec(failed_exec_event(&exec))
         }
         Record::Exec(exec) => {
-            let binary = binary(&exec);
+            let mut binary = binary(&exec);
+            let redacted = origin.redactor.text(&mut binary);
             let process = event.process.get_or_insert_default();
             process.parent_exec_id = exec_id(exec.record.parent_exec_id);
             process.login_uid =
@@ -81,7 +84,10 @@ pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wa
             memory
                 .processes
                 .insert(header.exec_id, binary.as_str().into());
-            Kind::Exec(exec_event(&exec, &binary))
+            Kind::Exec(v1::Exec {
+                redacted,
+                ..exec_event(&exec, &binary)
+            })
         }
         Record::Fork(fork) => {
             memory.processes.fork(header.exec_id, fork.child_exec_id);
@@ -114,6 +120,7 @@ pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wa
     if matches!(record, Record::Exit(_)) {
         memory.processes.end(header.exec_id);
     }
+    origin.redactor.redact(&mut event);
     event
 }
 
@@ -166,6 +173,7 @@ fn exec_event(exec: &ExecView<'_>, binary: &str) -> v1::Exec {
         // A memfd's dentry is its name with this prefix, in no directory (mm/memfd.c).
         memfd: has(ExecFlags::DELETED) && binary.starts_with("/memfd:"),
         errno: None,
+        redacted: false,
     }
 }
 

@@ -16,7 +16,7 @@ use ebpf_hello_policy::{self as policy, Arch, Filter, Table};
 use ebpf_hello_proto::v1::Ledger;
 
 use crate::{
-    Accounts, Batch, Item, Status,
+    Accounts, Batch, Item, Redactor, Status,
     assignment::{Assignment, Desired},
     cgroups,
     event::{Origin, syscall_name},
@@ -74,6 +74,8 @@ pub struct NodeOptions {
     pub node: String,
     /// The policy.
     pub filters: Vec<Filter>,
+    /// What hides secrets in events.
+    pub redactor: Redactor,
 }
 
 /// Exec attempts of one user.
@@ -148,6 +150,7 @@ impl Node {
             epoch: epoch(),
             arch,
             policies: Arc::clone(&policies),
+            redactor: options.redactor.clone(),
         });
         let accounts = Arc::new(Accounts::default());
         let (out, events) = sync_channel(QUEUE);
@@ -216,6 +219,11 @@ impl Node {
     /// Where the consumer notes what became of each event.
     pub fn accounts(&self) -> Arc<Accounts> {
         Arc::clone(&self.accounts)
+    }
+
+    /// This run's number on its events: new and greater at every start.
+    pub fn epoch(&self) -> u64 {
+        self.origin.epoch
     }
 
     /// Looks again for processes that read our output.

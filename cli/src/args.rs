@@ -102,6 +102,10 @@ pub(crate) struct RunArguments {
     /// Ring buffers to spread CPUs over: 1, 2, 4 or 8 [default: by the number of CPUs].
     #[arg(long, value_name = "N")]
     pub(crate) ring_shards: Option<u32>,
+    /// Replace what this regular expression matches in arguments and paths by "[redacted]" (of one with groups:
+    /// what these match), besides passwords, tokens and keys that are known as such. `none` leaves those alone.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) redact: Vec<String>,
     /// Show the ledger of each handler at the end.
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Counters, Node, NodeOptions};
+use ebpf_hello_agent::{Counters, Node, NodeOptions, Redactor};
 use ebpf_hello_loader::{Exclusion, Options};
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use tokio::{
@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
             .to_string_lossy()
             .into_owned(),
         filters: filters(arguments)?,
+        redactor: Redactor::new(&arguments.redact)?,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
