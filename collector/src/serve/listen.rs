@@ -227,7 +227,7 @@ impl Accepted {
                 stream.ready(Interest::READABLE).await?;
                 let peer = Peer {
                     address: Some(address),
-                    certificate: None,
+                    ..Peer::default()
                 };
                 Ok((Box::new(stream), peer))
             }
