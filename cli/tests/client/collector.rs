@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use ebpf_hello_collector::{
     caller::Trusted,
-    log::{BatchKey, Log, Memory, Place},
-    serve::{Collector, Listener, Options, ResumeTokens, Socket, serve},
+    log::{BatchKey, Log, Memory},
+    serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::v1::{Batch, BatchedEvent, Event};
 use prost::Message as _;
@@ -20,27 +20,6 @@ pub(crate) struct Running {
     runtime: Runtime,
     pub(crate) collector: Arc<Collector>,
     appended: u64,
-}
-
-/// Tokens anyone could make: what makes them safe is tested where it is.
-#[derive(Debug)]
-struct PlainTokens;
-
-impl ResumeTokens for PlainTokens {
-    fn token(&self, log: &str, place: Place) -> String {
-        format!("{log}/{}/{}", place.position, place.event)
-    }
-
-    fn place(&self, log: &str, token: &str) -> Result<Place, String> {
-        let parts: Vec<_> = token.split('/').collect();
-        match parts[..] {
-            [of, position, event] if of == log => Ok(Place {
-                position: position.parse().map_err(|_| "no position")?,
-                event: event.parse().map_err(|_| "no event")?,
-            }),
-            _ => Err("no token of this log".into()),
-        }
-    }
 }
 
 // === impl Running ===
@@ -120,7 +99,7 @@ fn listen(folder: &TempDir, log: &Arc<dyn Log>, options: &Options) -> (Runtime, 
         .enable_all()
         .build()
         .unwrap();
-    let collector = Collector::new(log.clone(), Arc::new(PlainTokens), None, options.clone());
+    let collector = Collector::new(log.clone(), None, options.clone());
     let listener = {
         let _inside = runtime.enter();
         Listener {
