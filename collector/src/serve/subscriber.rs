@@ -206,9 +206,10 @@ impl Subscriber {
             };
             self.push(source, index, entry.position).await?;
         }
+        // Where the next entry will be, only the log knows.
         self.place = Place {
-            position: entry.position + 1,
-            event: 0,
+            position: entry.position,
+            event: u32::try_from(batch.events.len()).unwrap_or(u32::MAX),
         };
         Ok(())
     }

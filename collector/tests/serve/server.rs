@@ -175,7 +175,7 @@ pub(crate) fn batch(number: u64, events: u64) -> v1::Batch {
                 v1::BatchedEvent {
                     event: Some(v1::Event {
                         time: Some(Timestamp::from_unix_nanos(
-                            (1_800_000_000 + sequence) * 1_000_000_000,
+                            (1_700_000_000 + sequence) * 1_000_000_000,
                         )),
                         cpu: Some(0),
                         sequence,
