@@ -1,4 +1,4 @@
-//! A whole page to stdout.
+//! A whole page to stdout, a line to stderr.
 
 use std::io::{self, Write as _};
 
@@ -15,4 +15,9 @@ pub(crate) fn print(page: &[u8]) -> anyhow::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         result => result.map(|()| true).context("cannot write to stdout"),
     }
+}
+
+/// Writes a line to stderr. Unlike `eprintln!` it does not panic where nobody reads that any more.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

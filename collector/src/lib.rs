@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod ingest;
 pub mod log;
 pub mod mask;
+pub mod metrics;
 pub mod refusal;
 mod schema;
 pub mod selection;

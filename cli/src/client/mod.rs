@@ -15,12 +15,11 @@ pub(crate) mod selection;
 use anyhow::Context as _;
 use ebpf_hello_proto::v1::observer_service_client::ObserverServiceClient;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tonic::transport::Channel;
 
-use crate::connect::{ConnectArgs, connect};
+use crate::connect::{Client, ConnectArgs, connect};
 
 /// The client that all commands use.
-pub(crate) type Observer = ObserverServiceClient<Channel>;
+pub(crate) type Observer = ObserverServiceClient<Client>;
 
 /// Connects to the observer service.
 pub(crate) async fn observer(arguments: &ConnectArgs) -> anyhow::Result<Observer> {

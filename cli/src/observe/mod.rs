@@ -34,6 +34,7 @@ use crate::{
         selection::SelectionArgs,
     },
     connect::ConnectArgs,
+    page,
     render::{Renderer, human},
 };
 
@@ -173,9 +174,9 @@ impl Observation {
             Update::Heartbeat { heartbeat, token } => {
                 if heartbeat.cel_errors > self.cel_errors {
                     self.cel_errors = heartbeat.cel_errors;
-                    eprintln!(
-                        "ebpf-hello: --cel failed on {} events, which are not shown",
-                        self.cel_errors
+                    tracing::warn!(
+                        events = self.cel_errors,
+                        "--cel failed on events, which are not shown"
                     );
                 }
                 let chunk = Chunk {
@@ -188,9 +189,10 @@ impl Observation {
                 self.interrupted = true;
                 // Its count starts again with the next connection.
                 self.cel_errors = 0;
-                eprintln!(
-                    "ebpf-hello: interrupted: {reason}; trying again in {:.1}s",
-                    again_in.as_secs_f64()
+                tracing::warn!(
+                    reason,
+                    again_in = format!("{:.1}s", again_in.as_secs_f64()),
+                    "interrupted; it goes on after the last event when the server answers"
                 );
                 Ok(true)
             }
@@ -201,7 +203,7 @@ impl Observation {
     fn greet(&mut self, hello: &ObserverHello) -> Chunk {
         if self.interrupted {
             self.interrupted = false;
-            eprintln!("ebpf-hello: connected again, going on after the last event");
+            tracing::info!("connected again; going on after the last event");
         }
         if self.greeted {
             return Chunk::default();
@@ -209,18 +211,15 @@ impl Observation {
         self.greeted = true;
         let scope = human(&hello.scope);
         if scope.starts_with("node ") {
-            eprintln!("ebpf-hello: only {scope}; ask a collector for the others");
+            tracing::info!("only {scope}; ask a collector for the others");
         } else {
             self.renderer.show_origin();
         }
         if !hello.all_namespaces {
             let namespaces = hello.namespaces.join(", ");
-            eprintln!(
-                "ebpf-hello: only what you may see: {}",
-                match namespaces.as_str() {
-                    "" => "no namespace".to_owned(),
-                    namespaces => format!("pods of {}", human(namespaces)),
-                }
+            tracing::info!(
+                namespaces = human(&namespaces),
+                "only pods of the namespaces you may see"
             );
         }
         let mut chunk = Chunk::default();
@@ -261,7 +260,7 @@ impl Observation {
                 times => format!(" and {times} times a number that nobody knows"),
             };
             let (lines, lost) = (written.lines, self.lost);
-            eprintln!("ebpf-hello: {lines} events, {lost} lost{unknown}");
+            page::tell(&format!("ebpf-hello: {lines} events, {lost} lost{unknown}"));
         }
         written.result?;
         result

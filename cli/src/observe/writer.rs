@@ -101,7 +101,7 @@ impl Writer {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(anyhow::anyhow!("the writer's thread panicked")),
             Err(_) => {
-                eprintln!("ebpf-hello: the last lines are missing: nobody reads stdout");
+                tracing::warn!("the last lines are missing: nobody reads stdout");
                 Ok(())
             }
         };

@@ -54,7 +54,7 @@ fn a_stream_goes_on_from_its_last_token() {
         "interrupted",
         "going away",
         "still away",
-        "trying again in",
+        "again_in=",
         "connected again",
         "3 events, 0 lost",
     ] {

@@ -1,6 +1,6 @@
 //! `observe`: what is asked, what is printed, how it ends.
 
-use std::{fs, io::Read as _, time::Duration};
+use std::{fs, io::Read as _, process::Command, time::Duration};
 
 use ebpf_hello_proto::v1::Event;
 use rustix::process::Signal;
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    command::{Running, assert_done, assert_refused, output, text},
+    command::{Running, assert_done, assert_refused, output, product, text},
     events::{exec, loss},
     server::{Server, Step, events, flood, heartbeat, hello},
 };
@@ -160,7 +160,7 @@ fn losses_are_summed_and_a_node_says_that_it_is_only_one() {
     let stderr = text(&output.stderr);
     for words in [
         "only node n1; ask a collector for the others",
-        "--cel failed on 3 events",
+        "--cel failed on events, which are not shown events=3",
         "3 events, 12 lost and 1 times a number that nobody knows",
     ] {
         assert!(stderr.contains(words), "{words} in:\n{stderr}");
@@ -197,6 +197,40 @@ fn a_reader_that_goes_away_ends_it_without_a_further_event() {
     assert_eq!(stdout.read(&mut [0; 10]).unwrap(), 10);
     drop(stdout);
     assert_done(&running.end());
+}
+
+#[test]
+fn a_reader_of_both_outputs_that_goes_away_is_no_panic() {
+    let server = Server::streaming([vec![
+        hello("node n1"),
+        events(vec![exec(1)], "t1"),
+        Step::Fail(Status::permission_denied("no longer yours")),
+    ]]);
+    let line = format!(
+        "{} observe -f --server {} 2>&1 | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}",
+        product().display(),
+        server.url()
+    );
+    for _ in 0..3 {
+        let status = Command::new("bash").args(["-c", &line]).status().unwrap();
+        assert!(
+            matches!(status.code(), Some(0 | 1)),
+            "{status}: 101 is a panic"
+        );
+    }
+}
+
+#[test]
+fn logs_are_json_where_that_is_asked_for() {
+    let server = Server::streaming([vec![hello("node n1")]]);
+    let output = output(&["--log-format", "json", "observe", "--server", &server.url()]);
+    assert_done(&output);
+    let log: serde_json::Value =
+        serde_json::from_str(text(&output.stderr).lines().next().unwrap()).unwrap();
+    assert_eq!(
+        log["fields"]["message"],
+        "only node n1; ask a collector for the others"
+    );
 }
 
 #[test]

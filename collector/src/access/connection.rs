@@ -3,34 +3,31 @@
 use std::{
     fmt, io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::TcpStream,
     time::{Instant, Sleep},
 };
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
-use super::{Limits, acceptor::Slot};
+use super::{Limits, door::Share};
 use crate::caller::Peer;
 
-/// A connection, for a server of tonic or hyper. Reads fail once it has been quiet, unknown or certified for too long.
+/// A connection's bytes. Reads fail once it has been quiet, unknown or certified for too long.
 pub struct Connection {
-    io: Io,
+    stream: Stream,
     peer: Peer,
-    watch: Option<Watch>,
-    _slot: Arc<Slot>,
+    watch: Watch,
+    _share: Share,
 }
 
 /// What carries the bytes.
-pub(super) enum Io {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(super) enum Stream {
+    Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -49,33 +46,19 @@ pub(super) struct Watch {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(io: Io, peer: Peer, watch: Option<Watch>, slot: Arc<Slot>) -> Self {
+    pub(super) fn new(stream: Stream, peer: Peer, watch: Watch, share: Share) -> Self {
         Connection {
-            io,
+            stream,
             peer,
             watch,
-            _slot: slot,
+            _share: share,
         }
-    }
-
-    /// Who is at the other end.
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
     }
 
     fn note(&mut self, moved: bool) {
-        if moved && let Some(watch) = &mut self.watch {
-            watch.last = Instant::now();
+        if moved {
+            self.watch.last = Instant::now();
         }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
     }
 }
 
@@ -86,17 +69,14 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(watch) = &mut this.watch
-            && let Poll::Ready(error) = watch.poll(cx, this.peer.recognition.is_known())
-        {
+        if let Poll::Ready(error) = this.watch.poll(cx, this.peer.recognition.is_known()) {
             tracing::debug!(peer = %this.peer, %error, "ended a connection");
             return Poll::Ready(Err(error));
         }
         let before = buffer.filled().len();
-        let result = match &mut this.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
-            Io::Unix(io) => Pin::new(io).poll_read(cx, buffer),
-            Io::Tls(io) => Pin::new(io).poll_read(cx, buffer),
+        let result = match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
         this.note(buffer.filled().len() > before);
         result
@@ -109,10 +89,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
-            Io::Unix(io) => Pin::new(io).poll_write(cx, bytes),
-            Io::Tls(io) => Pin::new(io).poll_write(cx, bytes),
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         self.note(matches!(result, Poll::Ready(Ok(1..))));
         result
@@ -123,36 +102,32 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, slices),
-            Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, slices),
-            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, slices),
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
         self.note(matches!(result, Poll::Ready(Ok(1..))));
         result
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Tcp(io) => io.is_write_vectored(),
-            Io::Unix(io) => io.is_write_vectored(),
-            Io::Tls(io) => io.is_write_vectored(),
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_flush(cx),
-            Io::Unix(io) => Pin::new(io).poll_flush(cx),
-            Io::Tls(io) => Pin::new(io).poll_flush(cx),
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

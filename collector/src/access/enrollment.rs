@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use ebpf_hello_proto::v1::{EnrollRequest, EnrollResponse};
 use rcgen::CertificateSigningRequestParams;
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::{
     caller::{Certified, Peer},
+    ingest::Enrol,
     refusal::{self, Invalid},
 };
 
@@ -61,50 +63,6 @@ impl Enrollment {
             options,
             failures: Failures::default(),
         }
-    }
-
-    /// `CollectorService.Enroll`. Who asks is looked at before what is asked: nobody unknown has a certificate
-    /// request parsed.
-    ///
-    /// # Errors
-    /// As `CollectorService.Enroll` says; besides UNIMPLEMENTED without authority, RESOURCE_EXHAUSTED after too many
-    /// failures, UNAVAILABLE where tokens cannot be verified now.
-    pub async fn enroll(
-        &self,
-        peer: &Peer,
-        request: &EnrollRequest,
-    ) -> Result<EnrollResponse, Status> {
-        check_node(&request.node)
-            .map_err(|error| Status::from(Invalid::new("node", error.to_string())))?;
-        if request.token.is_empty() {
-            may_renew(peer, &request.node)?;
-        } else {
-            self.redeem(peer, request).await?;
-        }
-        peer.recognition.recognise();
-        let key = public_key(&request.certificate_request)?;
-        let tls = self.tls.current();
-        let Some(authority) = &tls.authority else {
-            return Err(refusal::because(
-                Code::Unimplemented,
-                "NO_AUTHORITY",
-                "this collector has no certificate authority for nodes: start it with --tls-dir",
-            ));
-        };
-        let issued = authority
-            .issue_node(&request.node, &key, self.options.life)
-            .map_err(|error| refusal::because(Code::Internal, "CANNOT_ISSUE", chain(&error)))?;
-        tracing::info!(node = request.node, %peer, renewal = request.token.is_empty(), "issued a certificate");
-        Ok(EnrollResponse {
-            certificates: vec![issued.certificate.to_vec()],
-            // Of a server with a certificate from elsewhere the agent knows the authority already.
-            authorities: if tls.own {
-                authority.bundle().iter().map(|der| der.to_vec()).collect()
-            } else {
-                Vec::new()
-            },
-            expires: Some(issued.expires.into()),
-        })
     }
 
     async fn redeem(&self, peer: &Peer, request: &EnrollRequest) -> Result<(), Status> {
@@ -163,6 +121,46 @@ impl Enrollment {
     fn fail(&self, peer: &Peer, request: &EnrollRequest, showed: &str) {
         self.failures.add(peer.address.map(|address| address.ip()));
         tracing::warn!(%peer, node = request.node, showed, "refused to enrol a node");
+    }
+}
+
+/// `CollectorService.Enroll`. Who asks is looked at before what is asked: nobody unknown has a certificate request
+/// parsed. Besides what the protocol says: UNIMPLEMENTED without authority, RESOURCE_EXHAUSTED after too many
+/// failures, UNAVAILABLE where tokens cannot be verified now.
+#[async_trait]
+impl Enrol for Enrollment {
+    async fn enrol(&self, peer: &Peer, request: EnrollRequest) -> Result<EnrollResponse, Status> {
+        check_node(&request.node)
+            .map_err(|error| Status::from(Invalid::new("node", error.to_string())))?;
+        if request.token.is_empty() {
+            may_renew(peer, &request.node)?;
+        } else {
+            self.redeem(peer, &request).await?;
+        }
+        peer.recognition.recognise();
+        let key = public_key(&request.certificate_request)?;
+        let tls = self.tls.current();
+        let Some(authority) = &tls.authority else {
+            return Err(refusal::because(
+                Code::Unimplemented,
+                "NO_AUTHORITY",
+                "this collector has no certificate authority for nodes: start it with --tls-dir",
+            ));
+        };
+        let issued = authority
+            .issue_node(&request.node, &key, self.options.life)
+            .map_err(|error| refusal::because(Code::Internal, "CANNOT_ISSUE", chain(&error)))?;
+        tracing::info!(node = request.node, %peer, renewal = request.token.is_empty(), "issued a certificate");
+        Ok(EnrollResponse {
+            certificates: vec![issued.certificate.to_vec()],
+            // Of a server with a certificate from elsewhere the agent knows the authority already.
+            authorities: if tls.own {
+                authority.bundle().iter().map(|der| der.to_vec()).collect()
+            } else {
+                Vec::new()
+            },
+            expires: Some(issued.expires.into()),
+        })
     }
 }
 

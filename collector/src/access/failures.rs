@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::acceptor::network;
+use super::door::network;
 
 /// Failures an address may have in [`WINDOW`].
 const ALLOWED: u32 = 10;

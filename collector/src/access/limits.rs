@@ -5,30 +5,16 @@ use std::time::Duration;
 /// Descriptors kept for everything that is no connection: the store, logs, sockets to NATS.
 const RESERVED_FILES: u64 = 512;
 
-/// Bounds of the port. The defaults are for a fleet of some thousand nodes.
+/// What one connection gets, and one address. How many there may be in all, and what HTTP allows on each, is said in
+/// [`serve::Options`](crate::serve::Options).
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at once; one more is closed as soon as it is accepted.
-    pub connections: usize,
-    /// Of these, from one address (IPv6: from one /64).
+    /// Connections at once from one address (IPv6: from one /64).
     pub connections_per_address: usize,
-    /// Time for the TLS handshake.
-    pub handshake: Duration,
     /// Time until a connection's first request of somebody: who does not say who it is may not stay.
     pub recognition: Duration,
-    /// Time without a byte in either direction. Longer than `keep_alive_interval` and `keep_alive_timeout` together.
+    /// Time without a byte in either direction: longer than an HTTP/2 keep-alive and its answer.
     pub idle: Duration,
-    /// How often a quiet HTTP/2 connection is asked for a sign of life.
-    pub keep_alive_interval: Duration,
-    /// How long it may take to give one.
-    pub keep_alive_timeout: Duration,
-    /// Requests and streams at once on one connection.
-    pub streams: u32,
-    /// Bytes of a request's headers. A token has at most 8 KiB.
-    pub header_bytes: u32,
-    /// Age at which a connection is asked to go when its streams end; a new one takes the others' place, and finds
-    /// its way to the replica that a load balancer chooses then.
-    pub connection_age: Duration,
 }
 
 // === impl Limits ===
@@ -36,36 +22,26 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            connections: 10_000,
             connections_per_address: 256,
-            handshake: Duration::from_secs(10),
             recognition: Duration::from_secs(30),
             idle: Duration::from_secs(75),
-            keep_alive_interval: Duration::from_secs(20),
-            keep_alive_timeout: Duration::from_secs(20),
-            streams: 64,
-            header_bytes: 16 << 10,
-            connection_age: Duration::from_secs(3600),
         }
     }
 }
 
-impl Limits {
-    /// These, with no more connections than a process with this many descriptors can hold.
-    #[must_use]
-    pub fn within(mut self, open_files: u64) -> Self {
-        let room = usize::try_from(open_files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
-        if room < self.connections {
-            tracing::warn!(
-                open_files,
-                connections = room,
-                wanted = self.connections,
-                "the limit of open files allows fewer connections"
-            );
-            self.connections = room.max(1);
-        }
-        self
+/// Connections that a process with this many descriptors can hold, `wanted` at most.
+#[must_use]
+pub fn connections_within(open_files: u64, wanted: usize) -> usize {
+    let room = usize::try_from(open_files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+    if room < wanted {
+        tracing::warn!(
+            open_files,
+            connections = room,
+            wanted,
+            "the limit of open files allows fewer connections"
+        );
     }
+    room.min(wanted).max(1)
 }
 
 /// Raises this process's soft limit of open files to the hard one, and returns it.

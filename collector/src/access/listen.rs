@@ -11,7 +11,8 @@ use std::{
     str::FromStr,
 };
 
-use super::{AccessError, Listener};
+use super::AccessError;
+use crate::serve::Socket;
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,15 +68,15 @@ impl Listen {
     ///
     /// # Errors
     /// It cannot be bound, or another process answers on it.
-    pub async fn bind(&self) -> Result<Listener, AccessError> {
+    pub async fn bind(&self) -> Result<Socket, AccessError> {
         let failed = |address: String| move |source| AccessError::Bind { address, source };
         match self {
             Listen::Tcp(address) => tokio::net::TcpListener::bind(address)
                 .await
-                .map(Listener::Tcp)
+                .map(Socket::Tcp)
                 .map_err(failed(address.to_string())),
             Listen::Unix(path) => bind_unix(path)
-                .map(Listener::Unix)
+                .map(Socket::Unix)
                 .map_err(failed(path.display().to_string())),
         }
     }

@@ -1,20 +1,20 @@
 //! Who may come to the collector's port, and as whom.
 //!
 //! ```text
-//! listener ─▶ acceptor: limits, TLS handshake ─▶ Connection + Peer ─▶ HTTP server
-//!                          ▲                                │ each request
-//!      Tls, reloaded from authority, files                  ▼
-//!                                                    Credentials ─▶ Caller ─▶ services
+//! serve::Listener ─▶ Door: address, TLS handshake ─▶ Connection + Peer ─▶ HTTP
+//!                      ▲                                                   │ each request
+//!      Tls, reloaded from authority and files                              ▼
+//!                                                       Credentials ─▶ Caller ─▶ services
 //! ```
 //!
 //! Nodes show a certificate of the collector's own [`Authority`], which [`Enrollment`] exchanges for a bootstrap
 //! token; readers show a bearer token or a certificate of the operator's. What stands in files is read again
 //! when it changes; a file that is broken then leaves what it held before in force.
 
-mod acceptor;
 mod authority;
 mod connection;
 mod credentials;
+mod door;
 mod enrollment;
 mod error;
 mod failures;
@@ -26,14 +26,14 @@ mod secrets;
 mod tls;
 mod verifier;
 
-pub use acceptor::{Incoming, Listener, Security, Tally, TallyCounts};
 pub use authority::{Authority, AuthorityPem, Directory, KeepAuthority};
-pub use connection::Connection;
+use connection::Connection;
 pub use credentials::Credentials;
+pub use door::{Door, DoorCounts};
 pub use enrollment::{Enrollment, EnrollmentOptions};
 pub use error::AccessError;
 pub use failures::Failures;
-pub use limits::{Limits, raise_open_files};
+pub use limits::{Limits, connections_within, raise_open_files};
 pub use listen::{Listen, check_plain};
 pub use name::{NODE_URI, NotANode, check_node, node_uri};
 pub use reload::{Reload, Source};

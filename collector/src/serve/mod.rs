@@ -21,13 +21,12 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{
     http::MAX_QUERY_BYTES,
-    listen::{Listener, serve},
+    listen::{Handshake, Io, Listener, Socket, serve},
     plan::MAX_LAST,
     queue::Receiver,
     subscriber::MAX_MESSAGE_BYTES,
 };
 use crate::{
-    access::Limits,
     accounts::Accounts,
     fleet::Fleet,
     ingest::{Enrol, Ingest},
@@ -45,8 +44,16 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Subscribers at a time.
     pub max_subscribers: usize,
-    /// What a connection may do, and for how long.
-    pub limits: Limits,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Streams of one connection at a time.
+    pub max_streams: u32,
+    /// Time a connection has for its TLS handshake, and for the head of an HTTP/1.1 request.
+    pub handshake_timeout: Duration,
+    /// Time between questions whether an HTTP/2 connection is alive, and for their answer.
+    pub keep_alive: Duration,
+    /// After this a connection is asked to end: its streams go on, new ones need a new one.
+    pub max_connection_age: Option<Duration>,
     /// Time that streams have to end at a shutdown.
     pub shutdown_grace: Duration,
     /// Origins that browsers may ask from; none: CORS is off.
@@ -77,7 +84,11 @@ impl Default for Options {
             heartbeat: Duration::from_secs(10),
             queue_bytes: 4 << 20,
             max_subscribers: 1_000,
-            limits: Limits::default(),
+            max_connections: 20_000,
+            max_streams: 100,
+            handshake_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(20),
+            max_connection_age: None,
             shutdown_grace: Duration::from_secs(5),
             origins: Vec::new(),
             node_retention: Duration::from_secs(24 * 3600),
@@ -114,6 +125,16 @@ impl Collector {
     #[must_use]
     pub fn accounts(&self) -> &Arc<Accounts> {
         &self.accounts
+    }
+
+    /// What keeps it from doing its work, a sentence each. Empty when ready.
+    #[must_use]
+    pub fn lacks(&self) -> Vec<String> {
+        let unwritable = self.accounts.unwritable();
+        unwritable
+            .map(|problem| format!("events cannot be stored: {problem}"))
+            .into_iter()
+            .collect()
     }
 
     /// Ends all streams and listeners; [`serve`] returns when they have, or the grace is over.

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use ebpf_hello_collector::{access::Limits, log::Memory, serve::Options};
+use ebpf_hello_collector::{log::Memory, serve::Options};
 use ebpf_hello_proto::v1;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -51,11 +51,8 @@ async fn garbage_closes_its_connection_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_says_nothing_is_closed_and_connections_are_bounded() {
     let options = Options {
-        limits: Limits {
-            recognition: Duration::from_millis(300),
-            connections: 3,
-            ..Limits::default()
-        },
+        handshake_timeout: Duration::from_millis(300),
+        max_connections: 3,
         ..Options::default()
     };
     let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
@@ -77,10 +74,7 @@ async fn a_connection_that_says_nothing_is_closed_and_connections_are_bounded() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_past_its_age_is_asked_to_go_and_its_streams_go_on() {
     let options = Options {
-        limits: Limits {
-            connection_age: Duration::from_millis(100),
-            ..Limits::default()
-        },
+        max_connection_age: Some(Duration::from_millis(100)),
         ..Options::default()
     };
     let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;

@@ -4,11 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ebpf_hello_collector::{
-    access::{self, Incoming, Security},
     caller::{Authenticate, Caller, Peer, Publisher, Reader, Trusted},
     log::{BatchKey, Log, Memory},
     refusal,
-    serve::{Collector, Listener, Options, serve},
+    serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::{
     Timestamp,
@@ -79,19 +78,16 @@ pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
     let socket = directory.path().join("observer.sock");
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let collector_options = options.clone();
     let collector = Collector::new(log.clone(), None, options);
-    let unix = access::Listener::Unix(UnixListener::bind(&socket).unwrap());
-    let tally = Arc::<access::Tally>::default();
-    let limits = &collector_options.limits;
-    let incoming = |bound| Incoming::new(bound, Security::Plain, limits.clone(), tally.clone());
     let listeners = vec![
         Listener {
-            incoming: incoming(unix),
+            socket: Socket::Unix(UnixListener::bind(&socket).unwrap()),
+            handshake: None,
             authenticate: Arc::new(Trusted),
         },
         Listener {
-            incoming: incoming(access::Listener::Tcp(tcp)),
+            socket: Socket::Tcp(tcp),
+            handshake: None,
             authenticate: Arc::new(Bearer),
         },
     ];
