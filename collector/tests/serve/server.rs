@@ -104,6 +104,11 @@ pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
 // === impl Server ===
 
 impl Server {
+    #[cfg(feature = "api-tests")]
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// A connection over the Unix socket that takes at most so many bytes that nobody reads.
     pub(crate) async fn channel(&self, window: u32) -> Channel {
         let socket = self.socket.clone();
