@@ -21,9 +21,9 @@ use crate::{
     Accounts, Batch, FilterWithoutTable, Item, Status,
     assignment::Assignment,
     canary::Canaries,
-    cgroups,
+    cgroups::{self, Cgroup},
     counters::counters,
-    desired::Selection,
+    desired::{Desired, Selection},
     event::Origin,
     intake::Intake,
     ledger,
@@ -86,6 +86,8 @@ pub struct NodeOptions {
 struct Policy {
     selection: Selection,
     assignment: Assignment,
+    /// What the last look at the tree made it.
+    applied: Option<Desired>,
     /// Limits that nobody used at the last sweep.
     idle: HashSet<BucketKey>,
 }
@@ -140,6 +142,7 @@ impl Node {
         let mut policy = Policy {
             selection: Selection::new(options.filters.clone(), arch),
             assignment: Assignment::new(arch, policies),
+            applied: None,
             idle: HashSet::new(),
         };
         program(&mut policy, &mut kernel)?;
@@ -193,11 +196,11 @@ impl Node {
         let programmed = program(&mut policy, &mut self.kernel());
         self.readiness
             .note_policy(programmed.as_ref().err().map(ToString::to_string));
-        programmed
+        programmed.map(drop)
     }
 
     /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
-    /// out and no event has told; drops limits that nobody uses any more. To be called once a
+    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be called once a
     /// second.
     ///
     /// # Errors
@@ -205,15 +208,17 @@ impl Node {
     pub fn sweep(&self) -> Result<(), AgentError> {
         let mut policy = self.policy();
         let mut kernel = self.kernel();
-        if policy.selection.names_cgroups() {
-            program(&mut policy, &mut kernel)?;
-        }
+        kernel.sweep_exits()?;
         let buckets = kernel.buckets()?;
         self.tell_suppressed(&buckets);
         // After the buckets: a cgroup that was made meanwhile is not taken for one that is gone.
-        let alive: Option<HashSet<u64>> = cgroups::mount()
-            .filter(|_| !buckets.is_empty())
-            .and_then(|mount| cgroups::walk(&mount).ok())
+        let tree = if policy.selection.names_cgroups() || kernel.has_bound_cgroups() {
+            program(&mut policy, &mut kernel)?
+        } else {
+            None
+        };
+        let alive: Option<HashSet<u64>> = tree
+            .or_else(|| cgroups::walk(&cgroups::mount().filter(|_| !buckets.is_empty())?).ok())
             .map(|tree| tree.iter().map(|cgroup| cgroup.id).collect());
         let generations = kernel.generations();
         let idle: HashSet<BucketKey> = buckets
@@ -406,27 +411,33 @@ impl Node {
     }
 }
 
-/// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
-fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
-    let mut before = None;
+/// Makes the filters the policy of every cgroup, until the tree is as it was at the look before.
+/// Returns the tree, where a filter made it look.
+fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<Option<Vec<Cgroup>>, AgentError> {
+    let mut tree = None;
+    // Nothing, while it is not known how far an error let it come.
+    let mut before = policy.applied.take();
     for _ in 0..PASSES {
-        let cgroups = if policy.selection.names_cgroups() {
+        if policy.selection.names_cgroups() {
             let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
-            cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
+            tree = Some(cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
                 mount: mount.display().to_string(),
                 error,
-            })?
-        } else {
-            Vec::new()
-        };
-        let desired = policy.selection.desired(&cgroups);
+            })?);
+        }
+        let desired = policy
+            .selection
+            .desired(tree.as_deref().unwrap_or_default());
+        // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
+        // may have come free.
+        policy.assignment.apply(&desired, kernel)?;
         if before.as_ref() == Some(&desired) {
+            policy.applied = before;
             break;
         }
-        policy.assignment.apply(&desired, kernel)?;
         before = Some(desired);
     }
-    Ok(())
+    Ok(tree)
 }
 
 fn exec_source(attached: bool) -> ExecSourceStatus {

@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Observe this machine: load, attach, print live events until Ctrl-C.
     Run(RunArguments),
+    /// Take what agents publish, keep it, and serve it to people and programs.
+    Collector(crate::collector::CollectorArguments),
     /// Show events from a server: a collector, or this machine's instance.
     Observe(Box<crate::observe::ObserveArgs>),
     /// Show live who makes which calls, and how often.

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod client;
+mod collector;
 mod connect;
 mod control;
 mod counts;
@@ -20,6 +21,7 @@ mod printer;
 mod readiness;
 mod render;
 mod run;
+mod socket;
 mod status;
 mod table;
 mod top;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     logging::start(arguments.log_format);
     let result = match &arguments.command {
         Command::Run(run) => run::run(run).map(|()| ExitCode::SUCCESS),
+        Command::Collector(collector) => collector::run(collector).map(|()| ExitCode::SUCCESS),
         Command::Observe(observe) => observe::run(observe).map(|()| ExitCode::SUCCESS),
         Command::Top(top) => top::run(top).map(|()| ExitCode::SUCCESS),
         Command::Counts(counts) => counts::run(counts).map(|()| ExitCode::SUCCESS),

@@ -5,7 +5,7 @@
 //! taking a batch and the store can lose one, so `lost` is empty.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
@@ -22,6 +22,8 @@ pub struct Accounts {
     dropped: AtomicU64,
     queued: AtomicU64,
     subscribers: AtomicU32,
+    /// Why the last batch could not be stored.
+    unwritable: Mutex<Option<String>>,
 }
 
 /// Events on their way to one stream: `queued` until they are sent; `dropped` if they never are.
@@ -38,6 +40,26 @@ pub struct Subscription(Arc<Accounts>);
 // === impl Accounts ===
 
 impl Accounts {
+    /// Why the log takes no batches, as far as the last one showed.
+    #[must_use]
+    pub fn unwritable(&self) -> Option<String> {
+        self.unwritable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A batch could be stored, or not and why.
+    pub fn note_append(&self, problem: Option<String>) {
+        let mut unwritable = self
+            .unwritable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *unwritable != problem {
+            *unwritable = problem;
+        }
+    }
+
     /// Events of a batch that is now in the store.
     pub fn stored(&self, events: u64) {
         self.stored.fetch_add(events, Relaxed);

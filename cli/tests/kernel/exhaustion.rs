@@ -4,7 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -15,6 +16,7 @@ use crate::{
     filter::{FilterFile, UNUSED_CALL},
     generator::command,
     instance::Instance,
+    stream::DEADLINE,
 };
 
 const POLICIES: usize = 1_500;
@@ -53,6 +55,7 @@ pub(crate) fn fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told
     let cgroups: Vec<_> = (0..POLICIES)
         .map(|index| parent.child(&format!("c{index}")))
         .collect();
+    let ids: Vec<u64> = cgroups.iter().map(Cgroup::id).collect();
     let filter = FilterFile::with_text(&filters(&parent, None));
     let file = Path::new(filter.path()).join("filter.yaml");
     let started = Instant::now();
@@ -101,7 +104,17 @@ pub(crate) fn fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told
     call_everywhere();
     let status = run.status();
     assert_eq!(without_table(&status), without);
-    let generations = status["tables"]["generation"].as_u64().unwrap();
+    // One for each policy, and one for the change: nothing is programmed again and again.
+    assert_eq!(status["tables"]["generation"], POLICIES + 2);
+
+    // A table that comes free goes to one who waits.
+    let freed = (edited + 1..POLICIES)
+        .find(|index| !without.contains(&format!("f{index}")))
+        .unwrap();
+    fs::remove_dir(cgroups[freed].path()).unwrap();
+    let heir = await_heir(&run, &without);
+    cgroups[heir].add(process.pid());
+    process.call(UNUSED_CALL, CALLS);
     process.end();
 
     let ended = run.end();
@@ -119,10 +132,12 @@ pub(crate) fn fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told
             *count.entry(under).or_default() += 1;
         }
     }
-    for (index, cgroup) in cgroups.iter().enumerate() {
-        let under = calls.remove(&cgroup.id()).unwrap_or_default();
+    for (index, id) in ids.into_iter().enumerate() {
+        let under = calls.remove(&id).unwrap_or_default();
         let counts: Vec<_> = under.into_values().collect();
-        let expected = if without.contains(&format!("f{index}")) {
+        let expected = if index == heir {
+            vec![CALLS]
+        } else if without.contains(&format!("f{index}")) {
             vec![]
         } else if index == edited {
             vec![CALLS, CALLS]
@@ -132,6 +147,18 @@ pub(crate) fn fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told
         assert_eq!(counts, expected, "f{index}");
     }
     assert!(calls.is_empty(), "events of other cgroups: {calls:?}");
-    // One for each policy, and one for the change: nothing is programmed again and again.
-    assert_eq!(generations, POLICIES as u64 + 2);
+}
+
+/// Waits until one of those without a table has one.
+fn await_heir(run: &Instance, without: &BTreeSet<String>) -> usize {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let now = without_table(&run.status());
+        if let Some(name) = without.difference(&now).next() {
+            assert_eq!(now.len(), without.len() - 1);
+            return name[1..].parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "nobody gets the free table");
+        thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -3,12 +3,12 @@
 //! Everything is asked of `ebpf-hello run` (its events, its ledger, its status) and of the kernel, and
 //! held against what the generator says it made. It needs root, and a kernel that loads BPF; without
 //! them it fails. Tests run one at a time, because all of them watch the same kernel. The executable is
-//! static and finds everything through two variables (executable.rs), so that it can be a virtual
+//! static and finds everything through variables (executable.rs), so that it can be a virtual
 //! machine's init.
 //!
 //! ```text
 //! processes  timers  counts  dispatch  loss  feedback  hostile  instances  refusals    what is proved
-//! policies  edits  limits  exhaustion  returns
+//! policies  edits  limits  exhaustion  returns  bench
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -18,6 +18,7 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod bench;
 mod cgroup;
 mod counts;
 mod dispatch;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         limits::what_no_event_follows_is_told_within_seconds_and_once,
         exhaustion::fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told,
         returns::a_call_that_seccomp_refuses_is_reported_with_its_errno,
+        returns::a_call_that_outlives_its_policy_returns_under_it,
         returns::a_path_on_an_untouched_page_is_told,
         returns::who_was_accepted_is_told,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         instances::status_lists_what_the_kernel_has_of_the_instance,
         instances::sigusr1_prints_the_ledger_and_sigterm_ends_with_it,
         instances::an_instance_after_a_killed_one_starts_afresh,
+        bench::every_name_is_measured_and_what_is_measured_happened,
         feedback::who_read_the_output_before_its_exec_is_reported_after_it,
         feedback::a_reader_of_the_output_is_never_in_it,
         feedback::a_reader_of_the_output_is_never_in_it_in_a_pid_namespace,

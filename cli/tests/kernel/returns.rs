@@ -1,6 +1,14 @@
 //! What only the end of a call tells: what seccomp answered, what lay on a page that was not there,
 //! what the kernel filled in.
 
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
 use ebpf_hello_proto::v1::event::Kind;
 
 use crate::{
@@ -8,6 +16,7 @@ use crate::{
     filter::{FilterFile, UNUSED_CALL, filter},
     generator::generate,
     instance::Instance,
+    stream::DEADLINE,
 };
 
 fn run(filter: &FilterFile) -> Instance {
@@ -47,6 +56,36 @@ pub(crate) fn a_call_that_seccomp_refuses_is_reported_with_its_errno() {
     let refused = calls.iter().find(|call| call.denied).unwrap();
     let arguments = [-1i64, -2, -3, -4, -5, -6].map(i64::cast_unsigned);
     assert_eq!(refused.args, arguments);
+}
+
+pub(crate) fn a_call_that_outlives_its_policy_returns_under_it() {
+    let sleeping = "  - {syscalls: [clock_nanosleep, nanosleep], handler: Trace, returns: true}\n";
+    let filter = FilterFile::of(sleeping);
+    let file = Path::new(filter.path()).join("filter.yaml");
+    let run = run(&filter);
+    let mut process = Command::new("sleep").arg("4").spawn().unwrap();
+    // It sleeps before the policy changes: nothing else tells.
+    thread::sleep(Duration::from_millis(500));
+    let text = fs::read_to_string(&file).unwrap();
+    let other = format!("  - {{syscalls: [{UNUSED_CALL}], handler: Trace}}\n");
+    fs::write(&file, text.replace(sleeping, &other)).unwrap();
+    run.await_log("the change", |line| line.contains("are applied"));
+    let began = run.status();
+    assert_eq!(began["sysExitAttached"], true, "a call waits");
+    assert!(process.wait().unwrap().success());
+    let deadline = Instant::now() + DEADLINE;
+    while run.status()["sysExitAttached"] == true {
+        assert!(Instant::now() < deadline, "nothing waits any more");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let ended = run.end();
+    ended.ledger().assert_complete();
+    let events = ended.events();
+    let returned: Vec<_> = of_process(&events, process.id())
+        .into_iter()
+        .filter_map(|event| Some((syscall(event)?.return_value, event.policy.as_ref()?.rule)))
+        .collect();
+    assert_eq!(returned, [(Some(0), 1)]);
 }
 
 pub(crate) fn a_path_on_an_untouched_page_is_told() {

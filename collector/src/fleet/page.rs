@@ -7,11 +7,11 @@ use prost::Message;
 use crate::refusal::Invalid;
 
 /// Rows of a page that asks for none in particular.
-pub const DEFAULT_ROWS: u32 = 1_000;
+pub(super) const DEFAULT_ROWS: u32 = 1_000;
 /// Most rows of a page.
-pub const MAX_ROWS: u32 = 10_000;
+pub(super) const MAX_ROWS: u32 = 10_000;
 /// Most bytes of a page's rows, so that no answer is over 1 MiB.
-pub const MAX_BYTES: usize = 960 << 10;
+pub(super) const MAX_BYTES: usize = 960 << 10;
 /// Longest page token: the key of a row in base64.
 const MAX_TOKEN_BYTES: usize = 4096;
 

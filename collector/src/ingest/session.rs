@@ -275,12 +275,10 @@ impl Stream {
         self.check_order(key)?;
         let events = batch.events.len() as u64;
         drop(batch);
-        let appended = self
-            .log
-            .append(self.session.node(), key, bytes)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        match appended {
+        let appended = self.log.append(self.session.node(), key, bytes).await;
+        self.accounts
+            .note_append(appended.as_ref().err().map(ToString::to_string));
+        match appended.map_err(|error| unavailable(&error))? {
             Appended::Stored(_) => {
                 self.accounts.stored(events);
                 self.count_gap(key);

@@ -15,6 +15,7 @@ use super::{
     nodes::Nodes,
     tail::{Found, Tail},
 };
+use crate::token::TokenKey;
 
 /// Bytes of a [`Memory`] where nothing else is said.
 pub const DEFAULT_MEMORY: usize = 64 << 20;
@@ -23,6 +24,7 @@ pub const DEFAULT_MEMORY: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Memory {
     id: String,
+    token_key: TokenKey,
     tail: Arc<Tail>,
     writer: Mutex<Writer>,
 }
@@ -58,6 +60,7 @@ impl Memory {
         const FIRST: u64 = 1;
         Memory {
             id: random_id(),
+            token_key: TokenKey::random(),
             tail: Arc::new(Tail::new(capacity, FIRST)),
             writer: Mutex::new(Writer {
                 nodes: Nodes::default(),
@@ -83,6 +86,10 @@ impl Default for Memory {
 impl Log for Memory {
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn token_key(&self) -> &TokenKey {
+        &self.token_key
     }
 
     async fn last(&self, node: &str) -> Result<Option<BatchKey>, LogError> {

@@ -8,6 +8,7 @@
 
 mod memory;
 mod nodes;
+mod store;
 mod tail;
 
 use std::{sync::Arc, time::SystemTime};
@@ -18,6 +19,9 @@ use ebpf_hello_proto::wire;
 use prost::Message as _;
 
 pub use memory::{DEFAULT_MEMORY, Memory};
+pub use store::{Store, StoreOptions};
+
+use crate::token::TokenKey;
 
 /// Which run of a node's agent, and which of its batches. Ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,6 +117,9 @@ pub enum LogError {
 pub trait Log: Send + Sync + std::fmt::Debug {
     /// Names the log: tokens of one are not valid on another. Stable across restarts and replicas.
     fn id(&self) -> &str;
+
+    /// What authenticates resume tokens of this log: kept with it, the same on every replica.
+    fn token_key(&self) -> &TokenKey;
 
     /// The last batch of a node in the log, across restarts.
     ///

@@ -76,6 +76,22 @@ impl Tail {
             .send_if_modified(|at| std::mem::replace(at, end.max(*at)) < end);
     }
 
+    /// Drops entries before a position.
+    pub(super) fn trim(&self, to: u64) {
+        let mut state = self.write();
+        while state.entries.front().is_some_and(|e| e.position < to) {
+            if let Some(entry) = state.entries.pop_front() {
+                state.bytes -= weight(&entry.batch);
+            }
+        }
+    }
+
+    /// Goes on at a position, without entries. Readers wake.
+    pub(super) fn restart(&self, end: u64) {
+        self.trim(u64::MAX);
+        self.extend([], end);
+    }
+
     /// What is at a position.
     pub(super) fn find(&self, position: u64) -> Found {
         let state = self.read();

@@ -15,7 +15,7 @@ mod plan;
 mod queue;
 mod subscriber;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -30,20 +30,8 @@ use crate::{
     accounts::Accounts,
     fleet::Fleet,
     ingest::{Enrol, Ingest},
-    log::{Log, Place},
+    log::Log,
 };
-
-/// Makes and reads resume tokens.
-pub trait ResumeTokens: Send + Sync + fmt::Debug {
-    /// A token for a place in a log.
-    fn token(&self, log: &str, place: Place) -> String;
-
-    /// The place a token stands for.
-    ///
-    /// # Errors
-    /// A sentence: it is no token, or none of this log.
-    fn place(&self, log: &str, token: &str) -> Result<Place, String>;
-}
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -78,7 +66,6 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Collector {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) tokens: Arc<dyn ResumeTokens>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) enrol: Option<Arc<dyn Enrol>>,
@@ -116,7 +103,6 @@ impl Collector {
     #[must_use]
     pub fn new(
         log: Arc<dyn Log>,
-        tokens: Arc<dyn ResumeTokens>,
         enrol: Option<Arc<dyn Enrol>>,
         options: Options,
     ) -> Arc<Self> {
@@ -126,7 +112,6 @@ impl Collector {
             accounts: Arc::default(),
             subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
             log,
-            tokens,
             enrol,
             options,
             stop,
@@ -144,6 +129,16 @@ impl Collector {
     #[must_use]
     pub fn accounts(&self) -> &Arc<Accounts> {
         &self.accounts
+    }
+
+    /// What keeps it from doing its work, a sentence each. Empty when ready.
+    #[must_use]
+    pub fn lacks(&self) -> Vec<String> {
+        let unwritable = self.accounts.unwritable();
+        unwritable
+            .map(|problem| format!("events cannot be stored: {problem}"))
+            .into_iter()
+            .collect()
     }
 
     /// Ends all streams and listeners; [`serve`] returns when they have, or the grace is over.

@@ -15,6 +15,7 @@ use crate::{
     mask::Mask,
     refusal::{self, Invalid},
     selection::{Selector, Verdict, nanos},
+    token,
 };
 
 /// Most events of `last`.
@@ -80,10 +81,8 @@ impl Plan {
                 .map(|until| after(until, LATE)),
         };
         if !request.resume_token.is_empty() {
-            plan.start = collector
-                .tokens
-                .place(collector.log.id(), &request.resume_token)
-                .map_err(|what| Invalid::new("resume_token", what))?;
+            plan.start = token::decode(collector.log.as_ref(), &request.resume_token)
+                .map_err(|error| Invalid::new("resume_token", error.to_string()))?;
             if plan.start.position > range.end {
                 return Err(refusal::because(
                     Code::OutOfRange,

@@ -25,6 +25,7 @@ use crate::{
     ingest::stopped,
     log::{Entry, Next, Place, Reader},
     selection::Verdict,
+    token,
 };
 
 /// Most bytes of a message's events; an event larger than that goes alone.
@@ -414,9 +415,7 @@ impl Subscriber {
     }
 
     fn token(&self) -> String {
-        self.collector
-            .tokens
-            .token(self.collector.log.id(), self.place)
+        token::encode(self.collector.log.as_ref(), self.place)
     }
 
     fn message(&self, message: Message) -> wire::ObserveResponse {

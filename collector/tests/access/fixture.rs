@@ -13,7 +13,7 @@ use ebpf_hello_collector::{
         ReaderFile, Reload, ServerCertificate, TlsFiles, TokenFile,
     },
     log::{Log, Memory, Place},
-    serve::{Collector, Listener, Options, ResumeTokens, Socket, serve},
+    serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::v1::{
     AgentHello, Batch, BatchedEvent, EnrollRequest, EnrollResponse, Event, Exit, ObserveRequest,
@@ -65,23 +65,6 @@ pub(crate) struct Setup {
 pub(crate) struct Client {
     pub(crate) trusts: Vec<CertificateDer<'static>>,
     pub(crate) shows: Option<(Vec<CertificateDer<'static>>, Arc<KeyPair>)>,
-}
-
-#[derive(Debug)]
-struct Places;
-
-impl ResumeTokens for Places {
-    fn token(&self, _: &str, place: Place) -> String {
-        format!("{}/{}", place.position, place.event)
-    }
-
-    fn place(&self, _: &str, token: &str) -> Result<Place, String> {
-        let (position, event) = token.split_once('/').ok_or("no token")?;
-        Ok(Place {
-            position: position.parse().map_err(|_| "no position")?,
-            event: event.parse().map_err(|_| "no event")?,
-        })
-    }
 }
 
 impl Default for Setup {
@@ -139,7 +122,7 @@ pub(crate) async fn start_with(setup: Setup) -> Server {
         EnrollmentOptions { life: setup.life },
     );
     let log: Arc<dyn Log> = Arc::new(Memory::new(64 << 20));
-    let collector = Collector::new(log, Arc::new(Places), Some(Arc::new(enrol)), setup.options);
+    let collector = Collector::new(log, Some(Arc::new(enrol)), setup.options);
     let door = Arc::new(Door::new(Some(tls), setup.limits));
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();

@@ -43,7 +43,7 @@ async fn every_bad_input_names_its_field_and_what_was_expected() {
         ("last", "together with since", v1::ObserveRequest { last: 1, since: second(1), ..everything() }),
         ("last", "together with resume_token", v1::ObserveRequest { last: 1, resume_token: "x".into(), ..everything() }),
         ("until", "not after since", v1::ObserveRequest { since: second(5), until: second(5), ..everything() }),
-        ("resume_token", "no token of this log", v1::ObserveRequest { resume_token: "x".into(), ..everything() }),
+        ("resume_token", "a resume token has", v1::ObserveRequest { resume_token: "x".into(), ..everything() }),
     ];
     for (field, what, request) in table {
         let status = client.observe(request).await.unwrap_err();

@@ -5,9 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use ebpf_hello_collector::{
     caller::{Authenticate, Caller, Peer, Publisher, Reader, Trusted},
-    log::{BatchKey, Log, Memory, Place},
+    log::{BatchKey, Log, Memory},
     refusal,
-    serve::{Collector, Listener, Options, ResumeTokens, Socket, serve},
+    serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::{
     Timestamp,
@@ -38,27 +38,6 @@ pub(crate) struct Server {
     pub(crate) task: JoinHandle<std::io::Result<()>>,
     socket: PathBuf,
     _directory: tempfile::TempDir,
-}
-
-/// Tokens anyone could make: what makes them safe is tested where it is.
-#[derive(Debug)]
-struct PlainTokens;
-
-impl ResumeTokens for PlainTokens {
-    fn token(&self, log: &str, place: Place) -> String {
-        format!("{log}/{}/{}", place.position, place.event)
-    }
-
-    fn place(&self, log: &str, token: &str) -> Result<Place, String> {
-        let parts: Vec<&str> = token.split('/').collect();
-        match parts[..] {
-            [of, position, event] if of == log => Ok(Place {
-                position: position.parse().map_err(|_| "no position")?,
-                event: event.parse().map_err(|_| "no event")?,
-            }),
-            _ => Err("no token of this log".into()),
-        }
-    }
 }
 
 /// On TCP: `Bearer all`, `Bearer NAMESPACE`, `Bearer node:NAME`.
@@ -99,7 +78,7 @@ pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
     let socket = directory.path().join("observer.sock");
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let collector = Collector::new(log.clone(), Arc::new(PlainTokens), None, options);
+    let collector = Collector::new(log.clone(), None, options);
     let listeners = vec![
         Listener {
             socket: Socket::Unix(UnixListener::bind(&socket).unwrap()),

@@ -47,6 +47,7 @@ layout! {
     registers_call,
     dentry_name_length,
     cgroup_node, cgroup_root, cgroup_root_hierarchy, node_id, node_name, node_parent,
+    task_cgroups, css_set_cgroup,
 }
 
 /// Set in the object's read-only data before load.

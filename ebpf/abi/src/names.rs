@@ -46,6 +46,8 @@ pub mod program {
     pub const FIND_READERS: &str = "find_readers";
     /// Run by the loader on the thread that makes a readiness canary.
     pub const ANNOUNCE: &str = "announce";
+    /// Raw tracepoint `sys_enter`: nothing, for the benchmarks to compare with.
+    pub const BENCH_EMPTY: &str = "bench_empty";
 }
 
 /// Map names.
@@ -84,6 +86,8 @@ pub mod map {
     pub const PROCESSES: &str = "PROCESSES";
     /// Processes whose doings are ours: not reported.
     pub const SELF: &str = "SELF";
+    /// Which tgids may be in [`SELF`], by their low bits.
+    pub const SELF_HINTS: &str = "SELF_HINTS";
     /// Inodes that our output goes to.
     pub const OUTPUTS: &str = "OUTPUTS";
     /// What `identify` found.

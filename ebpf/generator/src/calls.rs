@@ -1,6 +1,8 @@
 //! Bare loops of system calls.
 
-use std::{path::Path, str::FromStr, sync::Barrier, thread, time::Duration, time::Instant};
+use std::{
+    ffi::CStr, path::Path, str::FromStr, sync::Barrier, thread, time::Duration, time::Instant,
+};
 
 use anyhow::{Context as _, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -130,6 +132,22 @@ fn make(arguments: &CallArguments, together: &Barrier, cpu: usize) -> anyhow::Re
     }
     // Only now: who failed before the barrier would leave the others waiting.
     pinned
+}
+
+/// Nothing but `openat` of a file that is not there.
+pub(crate) fn open_missing(count: u32) {
+    const MISSING: &CStr = c"/nonexistent/ebpf-hello";
+    for _ in 0..count {
+        // SAFETY: a path that lives for ever; no mode is read without O_CREAT.
+        unsafe {
+            libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                MISSING.as_ptr(),
+                libc::O_RDONLY,
+            )
+        };
+    }
 }
 
 /// Nothing but the call.

@@ -12,11 +12,13 @@
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
 //! objects.rs    objects: makes nothing, lists the kernel's BPF objects
+//! measure.rs    measure, chain: loops that are timed, for the benchmarks
 //! ```
 
 mod calls;
 mod cold;
 mod ending;
+mod measure;
 mod mix;
 mod objects;
 mod orders;
@@ -31,7 +33,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::{calls::Numbers, ending::Ending, mix::MixArguments};
+use crate::{calls::Numbers, ending::Ending, measure::MeasureArguments, mix::MixArguments};
 
 /// Makes known numbers of system calls, and says in one line of JSON what it made.
 #[derive(Debug, Parser)]
@@ -121,6 +123,15 @@ enum Command {
     Wait,
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
     Objects,
+    /// Time loops: for each line `WORK BATCHES EACH` on stdin, print the nanoseconds of each batch.
+    ///
+    /// WORK is a system call, `open-missing`, `fork-exec-exit` or `exec`.
+    Measure(MeasureArguments),
+    /// Exec this executable so many times, one after the other, in the same process.
+    Chain {
+        /// How many times.
+        left: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +188,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             code,
         } => ending::end(threads, ending, code)?,
         Command::Objects => objects::list()?,
+        Command::Measure(arguments) => {
+            measure::measure(&arguments)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Chain { left } => {
+            measure::chain(left)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Exit { code, .. } => return Ok(ExitCode::from(code)),
         Command::Wait => {
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())

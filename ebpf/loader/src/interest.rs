@@ -66,6 +66,21 @@ impl Wants {
         self
     }
 
+    /// Split into what is wanted at the calls' start and at their end.
+    pub(crate) fn split(self) -> (Self, Self) {
+        let [native, compat, exit] = self.0;
+        (
+            Wants([native, compat, [0; 8]]),
+            Wants([[0; 8], [0; 8], exit]),
+        )
+    }
+
+    /// Whether sys_exit looks at a call.
+    pub(crate) fn has_exit(&self, number: u32) -> bool {
+        let number = number as usize;
+        number < NUMBERS && self.exit()[number / 64] & 1 << (number % 64) != 0
+    }
+
     pub(crate) fn programs(&self) -> Wanted {
         Wanted {
             enter: self.union() != [0; 8],
@@ -158,6 +173,20 @@ mod tests {
         interest.remove(&two);
         assert_eq!(interest.wanted(), Wants::default());
         assert_eq!(interest.wanted().programs(), Wanted::default());
+    }
+
+    #[test]
+    fn start_and_end_are_taken_out_apart() {
+        let mut interest = Interest::default();
+        let wants = wants(&[3, 257]);
+        interest.add(&wants);
+        let (start, end) = wants.split();
+        interest.remove(&start);
+        let programs = interest.wanted().programs();
+        assert_eq!((programs.enter, programs.exit), (false, true));
+        assert!(end.has_exit(257) && !end.has_exit(258) && !end.has_exit(u32::MAX));
+        interest.remove(&end);
+        assert_eq!(interest.wanted(), Wants::default());
     }
 
     #[test]

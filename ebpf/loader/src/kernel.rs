@@ -9,7 +9,7 @@ use aya::{
 };
 use ebpf_hello_abi::{
     Bucket, BucketKey, Config, CountKey, CpuLedger, Join, MATCHED_PATH, Overflow, Process, RINGS,
-    WhoAmI, exec_id, map, program,
+    SELF_HINTS, WhoAmI, exec_id, map, program,
 };
 
 use crate::{
@@ -76,6 +76,7 @@ pub struct Kernel {
     overflow: PerCpuArray<MapData, u64>,
     known: HashMap<MapData, u32, Shared<Process>>,
     ours: HashMap<MapData, u32, u32>,
+    hints: Array<MapData, u64>,
 }
 
 // === impl Kernel ===
@@ -125,6 +126,7 @@ impl Kernel {
             overflow: take(&mut ebpf, map::OVERFLOW)?,
             known: take(&mut ebpf, map::PROCESSES)?,
             ours: take(&mut ebpf, map::SELF)?,
+            hints: take(&mut ebpf, map::SELF_HINTS)?,
             ebpf,
             options,
             config,
@@ -235,6 +237,25 @@ impl Kernel {
         self.settle()
     }
 
+    /// Lets sys_exit forget policies that are gone, once no call waits that began under them. To be
+    /// called now and then.
+    ///
+    /// # Errors
+    /// A failed map operation or detachment.
+    pub fn sweep_exits(&mut self) -> Result<(), LoadError> {
+        if !self.tables.has_lingering() {
+            return Ok(());
+        }
+        let waiting: Vec<u32> = self
+            .waiting_calls()?
+            .iter()
+            .map(|(_, join)| join.number)
+            .collect();
+        self.tables.sweep_exits(&waiting)?;
+        let wanted = self.tables.wanted();
+        self.detach_unwanted(wanted)
+    }
+
     fn settle(&mut self) -> Result<(), LoadError> {
         self.tables.settle()?;
         let wanted = self.tables.wanted();
@@ -282,6 +303,11 @@ impl Kernel {
     pub fn unbind_cgroup(&mut self, cgroup: u64) {
         // Gone already is as good.
         let _ = self.cgroups.remove(&cgroup);
+    }
+
+    /// Whether any cgroup has an outcome of its own.
+    pub fn has_bound_cgroups(&self) -> bool {
+        self.cgroups.keys().next().is_some()
     }
 
     /// Every cgroup with an outcome of its own, inherited ones included.
@@ -416,6 +442,9 @@ impl Kernel {
     /// # Errors
     /// A failed map operation; a full table is one.
     pub fn exclude(&mut self, tgid: u32) -> Result<(), LoadError> {
+        self.hints
+            .set(tgid % SELF_HINTS, 1, 0)
+            .map_err(LoadError::map(map::SELF_HINTS))?;
         self.ours
             .insert(tgid, ebpf_hello_abi::SelfKind::Program as u32, 0)
             .map_err(LoadError::map(map::SELF))

@@ -53,6 +53,7 @@ struct Live {
 }
 
 /// A table that holds something.
+#[derive(Default)]
 struct Filled {
     table: u16,
     slots: Vec<u32>,
@@ -73,6 +74,9 @@ pub(crate) struct Tables {
     interest: Interest,
     /// Of those whose table was looked into until the last flip.
     leaving: Vec<Wants>,
+    /// What they wanted of sys_exit: calls that began under them may still wait for theirs. First
+    /// those that were there at the last sweep.
+    lingering: [Vec<Wants>; 2],
     /// What the bitmaps hold.
     written: Wants,
     free: Vec<u16>,
@@ -80,6 +84,17 @@ pub(crate) struct Tables {
     retired: Vec<Filled>,
     free_conditions: Vec<u16>,
     patterns: BTreeMap<u16, Vec<Key<Shared<BinaryKey>>>>,
+}
+
+// === impl Filled ===
+
+impl Filled {
+    fn new(table: u16) -> Self {
+        Filled {
+            table,
+            ..Filled::default()
+        }
+    }
 }
 
 // === impl Tables ===
@@ -111,6 +126,7 @@ impl Tables {
             live: BTreeMap::new(),
             interest: Interest::default(),
             leaving: Vec::new(),
+            lingering: Default::default(),
             written: Wants::default(),
             // The first to be popped is table 0.
             free: (0..capacity as u16).rev().collect(),
@@ -146,10 +162,14 @@ impl Tables {
             .live
             .get(&outcome)
             .is_some_and(|live| live.table.is_some());
-        let filled = match self.claim(has_table)? {
-            None => None,
-            Some(table) => Some(self.fill(table, spec)?),
-        };
+        let mut filled = self.claim(has_table)?.map(Filled::new);
+        if let Some(filled) = &mut filled
+            && let Err(error) = self.fill(filled, spec)
+        {
+            // As far as it came it must be emptied.
+            self.retired.push(std::mem::take(filled));
+            return Err(error);
+        }
         let programmed = filled.as_ref().map_or(Programmed::Exhausted, |filled| {
             Programmed::Table(filled.table)
         });
@@ -190,11 +210,34 @@ impl Tables {
         Ok(())
     }
 
-    /// Clears the bits that nobody wants any more.
+    /// Clears the bits that nobody wants any more, but those of sys_exit.
     pub(crate) fn settle(&mut self) -> Result<(), LoadError> {
         for wants in std::mem::take(&mut self.leaving) {
+            let (start, end) = wants.split();
+            self.interest.remove(&start);
+            if end.programs().exit {
+                self.lingering[1].push(end);
+            }
+        }
+        self.write_bitmaps()
+    }
+
+    /// Whether sys_exit looks at calls for policies that are gone.
+    pub(crate) fn has_lingering(&self) -> bool {
+        self.lingering.iter().any(|wants| !wants.is_empty())
+    }
+
+    /// Clears bits of sys_exit that nobody wants any more and none of the `waiting` calls needs. A
+    /// policy keeps them until the second sweep: a program may have been in it at the first.
+    pub(crate) fn sweep_exits(&mut self, waiting: &[u32]) -> Result<(), LoadError> {
+        let [old, new] = std::mem::take(&mut self.lingering);
+        let is_awaited = |wants: &Wants| waiting.iter().any(|number| wants.has_exit(*number));
+        let (mut kept, gone): (Vec<_>, Vec<_>) = old.into_iter().partition(is_awaited);
+        for wants in gone {
             self.interest.remove(&wants);
         }
+        kept.extend(new);
+        self.lingering[0] = kept;
         self.write_bitmaps()
     }
 
@@ -253,12 +296,7 @@ impl Tables {
         Ok(())
     }
 
-    fn fill(&mut self, table: u16, spec: &TableSpec) -> Result<Filled, LoadError> {
-        let mut filled = Filled {
-            table,
-            slots: Vec::new(),
-            conditions: Vec::new(),
-        };
+    fn fill(&mut self, filled: &mut Filled, spec: &TableSpec) -> Result<(), LoadError> {
         let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
         for abi in [Abi::Native, Abi::Compat] {
             for (number, content) in spec.half(abi).filled() {
@@ -274,7 +312,8 @@ impl Tables {
                         }
                     },
                 };
-                let index = slot(u32::from(table), abi as u32, number);
+                let index = slot(u32::from(filled.table), abi as u32, number);
+                filled.slots.push(index);
                 self.parameters
                     .set(index, Shared(content.parameters(condition)), 0)
                     .map_err(LoadError::map(map::PARAMETERS))?;
@@ -286,10 +325,9 @@ impl Tables {
                 self.programs
                     .set(index, program, 0)
                     .map_err(LoadError::map(map::TABLES))?;
-                filled.slots.push(index);
             }
         }
-        Ok(filled)
+        Ok(())
     }
 
     fn write_condition(&mut self, spec: &ConditionSpec) -> Result<u16, LoadError> {

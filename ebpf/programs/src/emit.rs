@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use ebpf_hello_abi::{
     CGROUP_NAME, CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord,
-    RecordKind, SlotParameters, SockRecord,
+    RecordKind, SELF_HINTS, SlotParameters, SockRecord,
 };
 
 use crate::{atomic, config::config, maps, task::Task};
@@ -175,7 +175,10 @@ pub(crate) fn is_foreign() -> bool {
 /// Whether `tgid` is one of our own processes.
 #[inline(always)]
 pub(crate) fn is_ours(tgid: u32) -> bool {
-    maps::OURSELVES.get_ptr(tgid).is_some()
+    let may_be = maps::SELF_HINTS
+        .get(tgid % SELF_HINTS)
+        .is_some_and(|hint| *hint != 0);
+    may_be && maps::OURSELVES.get_ptr(tgid).is_some()
 }
 
 /// The cgroup v2 id of the current process.

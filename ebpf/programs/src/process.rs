@@ -129,7 +129,7 @@ fn follow_our_program(binprm: Address, tgid: u32) {
             .read::<u32>(offset!(super_device)) as u64
             == me.exe.device;
     if same {
-        let _ = maps::OURSELVES.insert(tgid, SelfKind::Program as u32, 0);
+        ourselves::take(tgid, SelfKind::Program, 0);
     } else if let Some(kind) = maps::OURSELVES.get_ptr(tgid) {
         // SAFETY: a word of the map.
         let kind = unsafe { *kind };
