@@ -21,7 +21,6 @@ mod failures;
 mod limits;
 mod listen;
 mod name;
-mod port;
 mod reload;
 mod secrets;
 mod tls;
@@ -37,7 +36,6 @@ pub use failures::Failures;
 pub use limits::{Limits, connections_within, raise_open_files};
 pub use listen::{Listen, check_plain};
 pub use name::{NODE_URI, NotANode, check_node, node_uri};
-pub use port::{Port, PortOptions, RELOAD};
 pub use reload::{Reload, Source};
 pub use tls::{ServerCertificate, Tls, TlsFiles};
 pub use verifier::{
