@@ -7,13 +7,15 @@ use bytesize::ByteSize;
 use clap::Args;
 use ebpf_hello_collector::{
     access::{
-        Credentials, Directory, Enrollment, EnrollmentOptions, Limits, Listen, ReaderFile, Reload,
-        Security, ServerCertificate, TlsFiles, TokenFile, check_plain, raise_open_files,
+        Credentials, Directory, Door, Enrollment, EnrollmentOptions, Limits, Listen, ReaderFile,
+        ReaderVerifier, Reload, ServerCertificate, TlsFiles, TokenFile, check_plain,
+        connections_within, raise_open_files,
     },
     caller::{Authenticate, Trusted},
+    ingest::Enrol,
     log::{Log, Memory, Store, StoreOptions},
     metrics::CollectorMetrics,
-    serve::{Collector, Listener, Options, serve},
+    serve::{Collector, Handshake, Listener, Options, serve},
 };
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,21 +109,17 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         }
         _ => None,
     };
+    let defaults = Options::default();
     let options = Options {
         origins: arguments.cors_origin.clone(),
-        limits: Limits::default().within(raise_open_files()),
-        ..Options::default()
+        max_connections: connections_within(raise_open_files(), defaults.max_connections),
+        ..defaults
     };
-    let limits = options.limits.clone();
     let log = log(arguments).await?;
-    let collector = Collector::new(log, enrollment.map(Arc::new), options);
-    let (listeners, _socket) = listeners(
-        arguments,
-        tls,
-        &limits,
-        authenticate(&arguments.access).await?,
-    )
-    .await?;
+    let enrol = enrollment.map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
+    let collector = Collector::new(log, enrol, options);
+    let (listeners, _socket) =
+        listeners(arguments, tls, authenticate(&arguments.access).await?).await?;
 
     let mut registry = Registry::default();
     CollectorMetrics::register(&mut registry, collector.clone(), env!("CARGO_PKG_VERSION"));
@@ -203,15 +201,14 @@ async fn enrollment(
 
 /// Who callers on TCP are.
 async fn authenticate(access: &AccessArguments) -> anyhow::Result<Arc<dyn Authenticate>> {
-    let readers: Option<Arc<dyn ebpf_hello_collector::access::ReaderVerifier>> =
-        match &access.readers {
-            None => None,
-            Some(path) => Some(Arc::new(
-                ReaderFile::open(path.clone(), RELOAD)
-                    .await
-                    .context("--readers")?,
-            )),
-        };
+    let readers: Option<Arc<dyn ReaderVerifier>> = match &access.readers {
+        None => None,
+        Some(path) => Some(Arc::new(
+            ReaderFile::open(path.clone(), RELOAD)
+                .await
+                .context("--readers")?,
+        )),
+    };
     let is_plain = access.tls_dir.is_none() && access.tls_cert.is_none();
     Ok(match (is_plain, readers) {
         (false, readers) => Arc::new(Credentials::new(readers)),
@@ -224,41 +221,37 @@ async fn authenticate(access: &AccessArguments) -> anyhow::Result<Arc<dyn Authen
 async fn listeners(
     arguments: &CollectorArguments,
     tls: Option<Arc<Reload<TlsFiles>>>,
-    limits: &Limits,
     authenticate: Arc<dyn Authenticate>,
 ) -> anyhow::Result<(Vec<Listener>, socket::Served)> {
-    let tally = Arc::default();
+    let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), Limits::default()));
     let mut listeners = Vec::new();
     for listen in &arguments.listen {
-        let security = match (listen, &tls) {
-            (Listen::Tcp(_), Some(tls)) => Security::Tls(tls.clone()),
-            (Listen::Tcp(address), None) => {
-                check_plain(*address, arguments.access.insecure)?;
-                Security::Plain
+        if let (Listen::Tcp(address), None) = (listen, &tls) {
+            check_plain(*address, arguments.access.insecure)?;
+        }
+        let socket = listen.bind().await?;
+        let listener = match listen {
+            Listen::Unix(path) => {
+                tracing::info!(path = %path.display(), "serving");
+                Listener {
+                    socket,
+                    handshake: None,
+                    // Its mode decides who may connect.
+                    authenticate: Arc::new(Trusted),
+                }
             }
-            (Listen::Unix(_), _) => Security::Plain,
+            Listen::Tcp(address) => {
+                tracing::info!(%address, tls = tls.is_some(), "serving");
+                Listener {
+                    socket,
+                    handshake: Some(door.clone()),
+                    authenticate: authenticate.clone(),
+                }
+            }
         };
-        let bound = listen.bind().await?;
-        tracing::info!(
-            address = %bound.address(),
-            tls = matches!(security, Security::Tls(_)),
-            "serving"
-        );
-        let authenticate: Arc<dyn Authenticate> = match listen {
-            Listen::Unix(_) => Arc::new(Trusted),
-            Listen::Tcp(_) => authenticate.clone(),
-        };
-        listeners.push(Listener {
-            incoming: ebpf_hello_collector::access::Incoming::new(
-                bound,
-                security,
-                limits.clone(),
-                Arc::clone(&tally),
-            ),
-            authenticate,
-        });
+        listeners.push(listener);
     }
-    let (local, socket) = socket::bind(None, limits).await?;
+    let (local, socket) = socket::bind(None).await?;
     tracing::info!(server = socket.url(), "serving observers on this machine");
     listeners.push(local);
     Ok((listeners, socket))

@@ -7,9 +7,9 @@ use std::{
 
 use anyhow::Context as _;
 use ebpf_hello_collector::{
-    access::{self, Incoming, Limits, Listen, Security},
+    access::Listen,
     caller::Trusted,
-    serve::Listener,
+    serve::{Listener, Socket},
 };
 
 use crate::control::DIRECTORY;
@@ -27,10 +27,7 @@ pub(crate) struct Served {
 ///
 /// # Errors
 /// It cannot be bound.
-pub(crate) async fn bind(
-    given: Option<&Listen>,
-    limits: &Limits,
-) -> anyhow::Result<(Listener, Served)> {
+pub(crate) async fn bind(given: Option<&Listen>) -> anyhow::Result<(Listener, Served)> {
     let (bound, path) = match given {
         Some(Listen::Unix(path)) => (bind_at(path).await?, path.clone()),
         Some(Listen::Tcp(address)) => {
@@ -48,16 +45,16 @@ pub(crate) async fn bind(
             }
         }
     };
-    let incoming = Incoming::new(bound, Security::Plain, limits.clone(), Arc::default());
     let listener = Listener {
-        incoming,
+        socket: bound,
+        handshake: None,
         // Its mode decides who may connect.
         authenticate: Arc::new(Trusted),
     };
     Ok((listener, Served { path }))
 }
 
-async fn bind_at(path: &Path) -> anyhow::Result<access::Listener> {
+async fn bind_at(path: &Path) -> anyhow::Result<Socket> {
     Listen::Unix(path.to_owned())
         .bind()
         .await

@@ -101,11 +101,7 @@ impl Default for Options {
 impl Collector {
     /// A collector over a log.
     #[must_use]
-    pub fn new(
-        log: Arc<dyn Log>,
-        enrol: Option<Arc<dyn Enrol>>,
-        options: Options,
-    ) -> Arc<Self> {
+    pub fn new(log: Arc<dyn Log>, enrol: Option<Arc<dyn Enrol>>, options: Options) -> Arc<Self> {
         let (stopper, stop) = watch::channel(false);
         Arc::new(Collector {
             fleet: Arc::new(Fleet::new(options.node_retention)),
