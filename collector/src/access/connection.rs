@@ -20,7 +20,7 @@ use super::{Limits, door::Share};
 use crate::caller::Peer;
 
 /// A connection's bytes. Reads fail once it has been quiet, unknown or certified for too long.
-pub struct Connection {
+pub(super) struct Connection {
     stream: Stream,
     peer: Peer,
     watch: Watch,

@@ -18,6 +18,9 @@ use super::AccessError;
 /// Bytes a file of certificates or secrets may have.
 pub(super) const MAX_FILE: u64 = 1 << 20;
 
+/// How often files are looked at, unless said otherwise.
+pub const RELOAD: Duration = Duration::from_secs(10);
+
 /// Where something comes from.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
