@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::AccessError;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+
+use super::AccessError;
 
 /// Bytes a file of certificates or secrets may have.
 pub(super) const MAX_FILE: u64 = 1 << 20;
