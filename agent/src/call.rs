@@ -237,6 +237,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Redactor;
 
     pub(crate) fn header() -> Header {
         Header {
@@ -272,6 +273,7 @@ pub(crate) mod tests {
             arch: policy::Arch::X86_64,
             policies: Arc::default(),
             suppressed: Arc::default(),
+            redactor: Redactor::default(),
         };
         let record = TimerRecord {
             header: header(),

@@ -13,7 +13,8 @@ use ebpf_hello_proto::{
 };
 
 use crate::{
-    call::Call, policies::Policies, processes::Processes, suppressed::Suppressed, text, wall::Wall,
+    call::Call, policies::Policies, processes::Processes, redact::Redactor, suppressed::Suppressed,
+    text, wall::Wall,
 };
 
 /// Signals below this are in wait(2)'s low bits.
@@ -29,6 +30,7 @@ pub(crate) struct Origin {
     pub(crate) arch: policy::Arch,
     pub(crate) policies: Arc<Policies>,
     pub(crate) suppressed: Arc<Suppressed>,
+    pub(crate) redactor: Redactor,
 }
 
 /// Makes the event of a record, and remembers what later events of the process repeat.
@@ -57,7 +59,8 @@ pub(crate) fn event(
             Kind::Exec(failed_exec_event(&exec))
         }
         Record::Exec(exec) => {
-            let binary = binary(&exec);
+            let mut binary = binary(&exec);
+            let redacted = origin.redactor.text(&mut binary);
             let process = event.process.get_or_insert_default();
             process.parent_exec_id = exec_id(exec.record.parent_exec_id);
             process.login_uid =
@@ -65,7 +68,10 @@ pub(crate) fn event(
             process.namespace_pid = Some(exec.record.namespace_pid);
             process.binary_truncated = exec.record.flags & ExecFlags::BINARY_TRUNCATED != 0;
             processes.insert(header.exec_id, binary.as_str().into());
-            Kind::Exec(exec_event(&exec, &binary))
+            Kind::Exec(v1::Exec {
+                redacted,
+                ..exec_event(&exec, &binary)
+            })
         }
         Record::Fork(fork) => {
             processes.fork(header.exec_id, fork.child_exec_id);
@@ -98,6 +104,7 @@ pub(crate) fn event(
     if matches!(record, Record::Exit(_)) {
         processes.end(header.exec_id);
     }
+    origin.redactor.redact(&mut event);
     event
 }
 
@@ -150,6 +157,7 @@ fn exec_event(exec: &ExecView<'_>, binary: &str) -> v1::Exec {
         // A memfd's dentry is its name with this prefix, in no directory (mm/memfd.c).
         memfd: has(ExecFlags::DELETED) && binary.starts_with("/memfd:"),
         errno: None,
+        redacted: false,
     }
 }
 

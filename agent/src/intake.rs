@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const BATCH: usize = 512;
 
 /// An event, and the row of the ledger it belongs to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Item {
     /// Who made it; `None` for what user space tells beside the ledger.
     pub handler: Option<Handler>,

@@ -18,7 +18,7 @@ use ebpf_hello_policy::{Arch, Filter};
 use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
-    Accounts, Batch, FilterWithoutTable, Item, Status,
+    Accounts, Batch, FilterWithoutTable, Item, Redactor, Status,
     assignment::Assignment,
     canary::Canaries,
     cgroups::{self, Cgroup},
@@ -80,6 +80,8 @@ pub struct NodeOptions {
     pub node: String,
     /// The policy.
     pub filters: Vec<Filter>,
+    /// What hides secrets in events.
+    pub redactor: Redactor,
 }
 
 /// The filters, and what they have become in the kernel.
@@ -127,6 +129,7 @@ impl Node {
             arch,
             policies: Arc::clone(&policies),
             suppressed: Arc::default(),
+            redactor: options.redactor.clone(),
         });
         let accounts = Arc::new(Accounts::default());
         let canaries = Arc::new(Canaries::default());
@@ -329,6 +332,11 @@ impl Node {
     /// A failed map look-up.
     pub fn sequences(&self) -> Result<Vec<u64>, AgentError> {
         Ok(self.kernel().ledger()?.sequences())
+    }
+
+    /// The node's name on events.
+    pub fn name(&self) -> &str {
+        &self.options.node
     }
 
     /// The agent's run on its node: the microsecond since 1970 at which it began.

@@ -122,6 +122,13 @@ pub(crate) struct RunArguments {
     /// Ring buffers to spread CPUs over: 1, 2, 4 or 8 [default: by the number of CPUs].
     #[arg(long, value_name = "N")]
     pub(crate) ring_shards: Option<u32>,
+    /// Replace what this regular expression matches in arguments and paths by "[redacted]" (of one with groups:
+    /// what these match), besides passwords, tokens and keys that are known as such. `none` leaves those alone.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) redact: Vec<String>,
+    /// Unix socket to serve observers on [default: unix:///run/ebpf-hello/observer.sock].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<ebpf_hello_collector::access::Listen>,
     /// Show the ledger of each handler at the end.
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -12,6 +12,7 @@ mod exit;
 mod filters;
 mod fleet;
 mod ledger;
+mod local;
 mod logging;
 mod manual;
 mod monitor;

@@ -6,7 +6,7 @@
 use std::{cmp::Reverse, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Node, NodeOptions};
+use ebpf_hello_agent::{Node, NodeOptions, Redactor};
 use ebpf_hello_loader::{Exclusion, Options};
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use ebpf_hello_proto::v1::Counters;
@@ -20,7 +20,9 @@ use crate::{
     args::{Default as DefaultArgument, RunArguments, Switch},
     control::Control,
     filters::{self, Watcher},
-    ledger, printer, readiness,
+    ledger,
+    local::Local,
+    printer, readiness,
     table::table,
 };
 
@@ -37,18 +39,28 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
             .to_string_lossy()
             .into_owned(),
         filters: filters(arguments)?,
+        redactor: Redactor::new(&arguments.redact)?,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
-    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let result = runtime.block_on(watch(arguments, &node, stdout_gone));
+    let local = Arc::new(runtime.block_on(Local::start(&node, arguments.listen.as_ref()))?);
+    let offered = Arc::clone(&local);
+    // What is printed is the ledger's `delivered`: a slow reader of it holds up nobody who observes.
+    let events = events
+        .into_iter()
+        .inspect(move |batch| offered.offer(batch));
+    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
+    let result = runtime.block_on(watch(arguments, &node, &local, stdout_gone));
     node.drain().context("cannot drain")?;
     if printer.join().is_err() {
         anyhow::bail!("the printer's thread panicked");
+    }
+    if let Some(local) = Arc::into_inner(local) {
+        runtime.block_on(local.drain())?;
     }
     print_ledger(&node, arguments.verbose)?;
     result
@@ -90,6 +102,7 @@ fn load_options(arguments: &RunArguments) -> anyhow::Result<Options> {
 async fn watch(
     arguments: &RunArguments,
     node: &Arc<Node>,
+    local: &Local,
     mut stdout_gone: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     let control = Control::bind()?;
@@ -123,6 +136,7 @@ async fn watch(
                 if let Err(error) = node.sweep() {
                     tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot follow the cgroups");
                 }
+                local.report(node.report(env!("CARGO_PKG_VERSION"))?);
             }
             () = watcher.changed() => reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),

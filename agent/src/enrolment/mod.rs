@@ -15,6 +15,7 @@ mod tls;
 use std::{
     hash::{BuildHasher as _, RandomState},
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -27,6 +28,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use self::kept::Kept;
+use crate::publish::{Connect, ConnectError};
 
 /// Time for a connection to come about, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -315,6 +317,13 @@ impl Enrolment {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// Each connection shows the certificate of its moment.
+impl Connect for Arc<Enrolment> {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Channel, ConnectError>> + Send + '_>> {
+        Box::pin(async move { Ok(Enrolment::connect(self).await?) })
     }
 }
 

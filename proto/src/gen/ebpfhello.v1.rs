@@ -172,6 +172,10 @@ pub struct Path {
     #[prost(bool, tag = "15")]
     #[prost_canonical_serde(proto_name = "denied", json_name = "denied")]
     pub denied: bool,
+    /// Something in `path` or `new_path` was a secret, by the agent's patterns, and is replaced by "\[redacted\]".
+    #[prost(bool, tag = "16")]
+    #[prost_canonical_serde(proto_name = "redacted", json_name = "redacted")]
+    pub redacted: bool,
 }
 /// A system call on a socket: connect, bind, accept*, sendto and their kind.
 #[derive(
@@ -391,7 +395,7 @@ pub struct Loss {
     #[prost(enumeration = "LossReason", tag = "2")]
     #[prost_canonical_serde(proto_name = "reason", json_name = "reason")]
     pub reason: i32,
-    /// How many, by this report alone: not cumulative.
+    /// How many, by this report alone: not cumulative. 0 when not known.
     #[prost(uint64, tag = "3")]
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
@@ -779,6 +783,11 @@ pub struct Exec {
     #[prost(bool, tag = "11")]
     #[prost_canonical_serde(proto_name = "cwd_truncated", json_name = "cwdTruncated")]
     pub cwd_truncated: bool,
+    /// Something in `filename`, `argv`, `cwd` or `Process.binary` was a secret, by the agent's patterns, and is
+    /// replaced by "\[redacted\]".
+    #[prost(bool, tag = "12")]
+    #[prost_canonical_serde(proto_name = "redacted", json_name = "redacted")]
+    pub redacted: bool,
 }
 /// A process ended: its last thread is gone. One event per process.
 #[derive(
@@ -1085,7 +1094,8 @@ pub struct Ledger {
     #[prost(message, repeated, tag = "8")]
     #[prost_canonical_serde(proto_name = "lost", json_name = "lost")]
     pub lost: ::prost::alloc::vec::Vec<LostCount>,
-    /// On its way: in a ring buffer, a join or a queue.
+    /// On its way: in a ring buffer, a join, a queue or the spool, until the collector has acknowledged it. What an
+    /// agent leaves in its spool when it ends stays here: its next run delivers it, under this run's epoch.
     #[prost(uint64, tag = "9")]
     #[prost_canonical_serde(proto_name = "in_flight", json_name = "inFlight")]
     pub in_flight: u64,
