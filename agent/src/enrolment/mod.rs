@@ -13,8 +13,8 @@ mod kept;
 mod tls;
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -27,6 +27,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use self::kept::Kept;
+use crate::publish::{Connect, ConnectError};
 
 /// Time for a connection to come about, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -172,14 +173,14 @@ impl Enrolment {
         loop {
             let due = self
                 .kept()
-                .map_or(Duration::ZERO, |kept| kept.due(jitter()));
+                .map_or(Duration::ZERO, |kept| kept.due(fastrand::f64()));
             tokio::time::sleep(due).await;
             match self.renew().await {
                 Ok(()) => wait = RETRY.0,
                 Err(error) => {
                     let error = chain(&error);
                     tracing::error!(error, expires = ?self.expires(), "cannot renew this node's certificate");
-                    tokio::time::sleep(wait.mul_f64(1.0 + jitter())).await;
+                    tokio::time::sleep(wait.mul_f64(1.0 + fastrand::f64())).await;
                     wait = (wait * 2).min(RETRY.1);
                 }
             }
@@ -318,6 +319,13 @@ impl Enrolment {
     }
 }
 
+/// Each connection shows the certificate of its moment.
+impl Connect for Arc<Enrolment> {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Channel, ConnectError>> + Send + '_>> {
+        Box::pin(async move { Ok(Enrolment::connect(self).await?) })
+    }
+}
+
 /// Host and port of a collector's address.
 fn target(given: &str) -> Result<(String, u16), EnrolmentError> {
     let wrong = |problem: &str| EnrolmentError::Address {
@@ -339,14 +347,6 @@ fn target(given: &str) -> Result<(String, u16), EnrolmentError> {
         .ok_or_else(|| wrong("no host"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     Ok((host.to_owned(), uri.port_u16().unwrap_or(7443)))
-}
-
-/// 0 to 1, not for secrets: what all nodes would do at once is spread.
-fn jitter() -> f64 {
-    let random = RandomState::new().hash_one(0_u8);
-    #[allow(clippy::cast_precision_loss, reason = "53 bits are exact")]
-    let fraction = (random >> 11) as f64 / (1_u64 << 53) as f64;
-    fraction
 }
 
 /// What to do about the commonest reasons.
@@ -390,12 +390,5 @@ mod tests {
             let error = target(bad).unwrap_err().to_string();
             assert!(error.contains("expected https://HOST:PORT"), "{error}");
         }
-    }
-
-    #[test]
-    fn jitter_is_a_fraction_that_varies() {
-        let all: Vec<f64> = (0..100).map(|_| jitter()).collect();
-        assert!(all.iter().all(|one| (0.0..1.0).contains(one)));
-        assert!(all.iter().any(|one| *one < 0.5) && all.iter().any(|one| *one > 0.5));
     }
 }

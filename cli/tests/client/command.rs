@@ -36,6 +36,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("EBPF_HELLO_LOG")
         .env_remove("EBPF_HELLO_SERVER")
+        .env_remove("EBPF_HELLO_TOKEN_FILE")
         .env("TZ", "UTC")
         .stdin(Stdio::null());
     command

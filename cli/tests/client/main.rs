@@ -19,6 +19,7 @@ mod events;
 mod fleet;
 mod interruptions;
 mod observing;
+mod secure;
 mod server;
 mod topping;
 mod usage;

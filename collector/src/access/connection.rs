@@ -1,7 +1,9 @@
 //! A connection that was let in: bytes, and when it has to end.
 
 use std::{
-    fmt, io,
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -18,7 +20,7 @@ use super::{Limits, door::Share};
 use crate::caller::Peer;
 
 /// A connection's bytes. Reads fail once it has been quiet, unknown or certified for too long.
-pub struct Connection {
+pub(super) struct Connection {
     stream: Stream,
     peer: Peer,
     watch: Watch,
@@ -39,8 +41,8 @@ pub(super) struct Watch {
     last: Instant,
     /// Until then it must be known who it is.
     recognition: Instant,
-    /// The certificate's end.
-    expires: Option<Instant>,
+    /// Then it ends in any case, and why.
+    ends: (Instant, &'static str),
 }
 
 // === impl Connection ===
@@ -147,12 +149,19 @@ impl Watch {
     pub(super) fn new(limits: &Limits, certified: Option<Duration>) -> Self {
         let now = Instant::now();
         let recognition = now + limits.recognition;
+        // Not all that came together go together.
+        let age = limits.age.mul_f64(0.9 + spread() / 10.0);
+        let ends = match certified {
+            Some(left) if left < age => (now + left, "its certificate has expired"),
+            _ => (now + age, "it is old: whoever may come, comes again"),
+        };
+        let first = recognition.min(now + limits.idle).min(ends.0);
         Watch {
-            timer: Box::pin(tokio::time::sleep_until(recognition.min(now + limits.idle))),
+            timer: Box::pin(tokio::time::sleep_until(first)),
             idle: limits.idle,
             last: now,
             recognition,
-            expires: certified.map(|left| now + left),
+            ends,
         }
     }
 
@@ -162,8 +171,8 @@ impl Watch {
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let quiet = self.last + self.idle;
-            if self.expires.is_some_and(|expires| expires <= now) {
-                return ended("its certificate has expired");
+            if self.ends.0 <= now {
+                return ended(self.ends.1);
             }
             if quiet <= now {
                 return ended("it was quiet for too long");
@@ -175,9 +184,15 @@ impl Watch {
             if !known {
                 next = next.min(self.recognition);
             }
-            next = self.expires.map_or(next, |expires| next.min(expires));
+            next = next.min(self.ends.0);
             self.timer.as_mut().reset(next);
         }
         Poll::Pending
     }
+}
+
+/// 0 to 1, not for secrets.
+fn spread() -> f64 {
+    let random = RandomState::new().hash_one(0_u8);
+    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

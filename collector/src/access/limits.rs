@@ -15,6 +15,8 @@ pub struct Limits {
     pub recognition: Duration,
     /// Time without a byte in either direction: longer than an HTTP/2 keep-alive and its answer.
     pub idle: Duration,
+    /// Longest life of a connection, give or take a tenth: a stream ends, and who comes again shows again who it is.
+    pub age: Duration,
 }
 
 // === impl Limits ===
@@ -25,6 +27,7 @@ impl Default for Limits {
             connections_per_address: 256,
             recognition: Duration::from_secs(30),
             idle: Duration::from_secs(75),
+            age: Duration::from_secs(12 * 3600),
         }
     }
 }

@@ -36,7 +36,7 @@ pub use failures::Failures;
 pub use limits::{Limits, connections_within, raise_open_files};
 pub use listen::{Listen, check_plain};
 pub use name::{NODE_URI, NotANode, check_node, node_uri};
-pub use reload::{Reload, Source};
+pub use reload::{RELOAD, Reload, Source};
 pub use tls::{ServerCertificate, Tls, TlsFiles};
 pub use verifier::{
     ReaderCredential, ReaderFile, ReaderVerifier, Refused, TokenFile, TokenNode, TokenVerifier,

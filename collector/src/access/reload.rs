@@ -4,6 +4,7 @@
 //! few small files every ten seconds cost nothing.
 
 use std::{
+    io::Read as _,
     path::Path,
     sync::{Arc, Weak},
     time::Duration,
@@ -11,12 +12,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio::io::AsyncReadExt as _;
 
 use super::AccessError;
 
 /// Bytes a file of certificates or secrets may have.
 pub(super) const MAX_FILE: u64 = 1 << 20;
+
+/// How often files are looked at, unless said otherwise.
+pub const RELOAD: Duration = Duration::from_secs(10);
 
 /// Where something comes from.
 #[async_trait]
@@ -139,12 +142,19 @@ pub(super) async fn read_bounded(path: &Path) -> Result<Vec<u8>, AccessError> {
         path: path.to_owned(),
         source,
     };
-    let file = tokio::fs::File::open(path).await.map_err(failed)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
+    let owned = path.to_owned();
+    // In one go: Tokio's own reading changes threads at every few bytes.
+    let read = move || {
+        let mut bytes = Vec::new();
+        std::fs::File::open(owned)?
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes: std::io::Result<Vec<u8>> = tokio::task::spawn_blocking(read)
         .await
-        .map_err(failed)?;
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let bytes = bytes.map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(AccessError::TooLarge {
             path: path.to_owned(),

@@ -141,6 +141,14 @@ pub(crate) async fn start_with(setup: Setup) -> Server {
     }
 }
 
+/// The certificates in a file.
+pub(crate) fn read_certificates(path: impl AsRef<Path>) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(path)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
 /// Writes `server.crt` and `server.key`, self-signed for a name.
 pub(crate) fn write_server(directory: &Path, name: &str) {
     let key = KeyPair::generate().unwrap();
@@ -161,10 +169,7 @@ impl Server {
 
     /// The authorities in a file of the server's.
     pub(crate) fn certificates(&self, name: &str) -> Vec<CertificateDer<'static>> {
-        CertificateDer::pem_file_iter(self.path(name))
-            .unwrap()
-            .collect::<Result<_, _>>()
-            .unwrap()
+        read_certificates(self.path(name))
     }
 
     /// Trusts the server, shows nothing.

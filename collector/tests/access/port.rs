@@ -162,3 +162,22 @@ async fn an_address_has_its_share_of_connections() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn nobody_stays_for_ever() {
+    let limits = Limits {
+        age: Duration::from_millis(800),
+        ..Limits::default()
+    };
+    let server = start_with(Setup {
+        limits,
+        ..Setup::default()
+    })
+    .await;
+    let mut stream = server.observe(&server.stranger(), READER).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, async {
+        while let Ok(Some(_)) = stream.message().await {}
+    });
+    ended.await.expect("it stays");
+    server.observe(&server.stranger(), READER).await.unwrap();
+}
