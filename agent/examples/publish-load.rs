@@ -165,7 +165,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let making = Instant::now();
             let batch: Batch = (first..(first + BATCH).min(events + 1))
                 .map(|sequence| Item {
-                    handler: Handler::Trace,
+                    handler: Some(Handler::Trace),
                     event: event(sequence),
                 })
                 .collect();

@@ -13,6 +13,8 @@ pub enum Outcome {
     Delivered,
     /// It could not be written.
     OutputFailed,
+    /// It was a readiness canary, and ends here.
+    Canary,
     /// The collector was away, and the queue in memory and the spool were full.
     SpoolFull,
     /// The collector was away, the queue in memory was full, and there is no spool.
@@ -39,9 +41,10 @@ pub struct Accounts {
 
 impl Outcome {
     /// Every outcome, in the order of their numbers.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Delivered,
         Outcome::OutputFailed,
+        Outcome::Canary,
         Outcome::SpoolFull,
         Outcome::QueueFull,
         Outcome::Corrupt,
@@ -53,7 +56,7 @@ impl Outcome {
     #[must_use]
     pub fn loss(self) -> Option<(LossStage, LossReason)> {
         let reason = match self {
-            Outcome::Delivered => return None,
+            Outcome::Delivered | Outcome::Canary => return None,
             Outcome::OutputFailed => {
                 return Some((LossStage::Subscriber, LossReason::OutputFailed));
             }
@@ -70,8 +73,9 @@ impl Outcome {
 // === impl Accounts ===
 
 impl Accounts {
-    /// Notes what became of one event.
-    pub fn settle(&self, handler: Handler, outcome: Outcome) {
+    /// Notes what became of one event. One without a handler is in no ledger.
+    pub fn settle(&self, handler: Option<Handler>, outcome: Outcome) {
+        let Some(handler) = handler else { return };
         self.settled[outcome as usize][handler as usize].fetch_add(1, Ordering::Release);
     }
 
@@ -90,12 +94,17 @@ impl Accounts {
         self.settled[outcome as usize][handler as usize].load(Ordering::Acquire)
     }
 
-    /// Events of a handler that ended at all.
+    /// Events of a handler that ended at all, canaries included.
     pub(crate) fn settled_total(&self, handler: Handler) -> u64 {
         Outcome::ALL
             .iter()
             .map(|outcome| self.settled(handler, *outcome))
             .sum()
+    }
+
+    /// The same, of what takes a sequence number: canaries do not.
+    pub(crate) fn settled_numbered(&self, handler: Handler) -> u64 {
+        self.settled_total(handler) - self.settled(handler, Outcome::Canary)
     }
 
     pub(crate) fn add_synthetic(&self) {

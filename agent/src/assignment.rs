@@ -9,9 +9,9 @@ use std::{
 };
 
 use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
-use ebpf_hello_policy::{Arch, Filter, Host, Subject, Table, compile};
+use ebpf_hello_policy::{Arch, FilterName, Table};
 
-use crate::{cgroups::Cgroup, policies::Policies, programming::table_spec};
+use crate::{desired::Desired, policies::Policies, programming::table_spec};
 
 /// Outcomes there is room for, the default included.
 const OUTCOMES: u32 = 65_536;
@@ -24,20 +24,14 @@ struct Outcome {
     programmed: Programmed,
 }
 
-/// What every cgroup should have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Desired {
-    default: Arc<Table>,
-    /// Cgroups whose table is not the default, parents first.
-    others: Vec<(u64, Arc<Table>)>,
-}
-
 /// What every cgroup has.
 #[derive(Debug)]
 pub(crate) struct Assignment {
     arch: Arch,
     policies: Arc<Policies>,
     outcomes: BTreeMap<u32, Outcome>,
+    /// Of the outcomes.
+    generations: HashSet<u64>,
     generation: u64,
     /// The number last given. Numbers are used in turn, so that a cgroup that inherited one a
     /// moment ago never finds it meaning something else.
@@ -45,61 +39,13 @@ pub(crate) struct Assignment {
 }
 
 /// What is in the kernel, for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) outcomes: usize,
     pub(crate) exhausted: usize,
+    /// Policies without a table that a filter is part of.
+    pub(crate) without_table: BTreeMap<FilterName, usize>,
     pub(crate) generation: u64,
-}
-
-impl Desired {
-    /// What `filters` ask of every one of `cgroups`.
-    pub(crate) fn new(filters: &[Filter], cgroups: &[Cgroup], arch: Arch) -> Self {
-        let table = |cgroup: Option<String>| {
-            let subject = Subject::Host(Host {
-                cgroup,
-                ..Host::default()
-            });
-            let selected: Vec<bool> = filters
-                .iter()
-                .map(|filter| filter.selects(&subject))
-                .collect();
-            (selected, subject)
-        };
-        // Cgroups that the same filters select have the same table.
-        let mut compiled: HashMap<Vec<bool>, Arc<Table>> = HashMap::new();
-        let mut table_of = |cgroup: Option<String>| {
-            let (selected, subject) = table(cgroup);
-            Arc::clone(
-                compiled
-                    .entry(selected)
-                    .or_insert_with(|| Arc::new(compile(filters, &subject, arch).table)),
-            )
-        };
-        let default = table_of(None);
-        let others = cgroups
-            .iter()
-            .map(|cgroup| (cgroup.id, table_of(Some(cgroup.path.clone()))))
-            .filter(|(_, table)| *table != default)
-            .collect();
-        Desired { default, others }
-    }
-
-    /// The policy of every cgroup without one of its own.
-    pub(crate) fn default(&self) -> Arc<Table> {
-        Arc::clone(&self.default)
-    }
-
-    /// Every table that is not the default's, once.
-    fn tables(&self) -> Vec<Arc<Table>> {
-        let mut seen = HashSet::new();
-        self.others
-            .iter()
-            .map(|(_, table)| table)
-            .filter(|table| seen.insert(Arc::clone(table)))
-            .cloned()
-            .collect()
-    }
 }
 
 // === impl Assignment ===
@@ -110,6 +56,7 @@ impl Assignment {
             arch,
             policies,
             outcomes: BTreeMap::new(),
+            generations: HashSet::new(),
             generation: 0,
             last: DEFAULT_OUTCOME,
         }
@@ -121,6 +68,7 @@ impl Assignment {
         desired: &Desired,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
+        let before = self.exhausted().count();
         self.program(DEFAULT_OUTCOME, &desired.default, kernel)?;
         let wanted: HashMap<u64, &Arc<Table>> = desired
             .others
@@ -155,7 +103,15 @@ impl Assignment {
                 members.insert(*cgroup, *outcome);
             }
         }
-        self.drop_empty(&members, kernel)
+        self.drop_empty(&members, kernel)?;
+        let now = self.exhausted().count();
+        if now > before {
+            tracing::warn!(
+                policies = now,
+                "TablesExhausted: no free table for these; their cgroups have the default's, their calls are counted table_miss; raise --tables"
+            );
+        }
+        Ok(())
     }
 
     /// An outcome for each table: the one that has it; else one all of whose cgroups want it now,
@@ -233,29 +189,18 @@ impl Assignment {
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
         if self.outcomes.get(&id).is_some_and(|outcome| {
-            outcome.table == *table && outcome.programmed != Programmed::Exhausted
+            outcome.table == *table
+                && (outcome.programmed != Programmed::Exhausted || !kernel.has_free_table())
         }) {
             return Ok(());
         }
         self.generation += 1;
         let generation = self.generation;
-        let live: HashSet<u64> = self
-            .outcomes
-            .values()
-            .map(|outcome| outcome.generation)
-            .collect();
         self.policies
-            .insert(generation, Arc::clone(table), |generation| {
-                live.contains(&generation)
-            });
+            .insert(generation, Arc::clone(table), &self.generations);
         let programmed = kernel.set_outcome(id, &table_spec(table, self.arch), generation)?;
-        if programmed == Programmed::Exhausted {
-            tracing::warn!(
-                outcome = id,
-                "TablesExhausted: no free table, its cgroups have the default's; raise --tables"
-            );
-        }
-        self.outcomes.insert(
+        self.generations.insert(generation);
+        let older = self.outcomes.insert(
             id,
             Outcome {
                 table: Arc::clone(table),
@@ -263,6 +208,9 @@ impl Assignment {
                 programmed,
             },
         );
+        if let Some(older) = older {
+            self.generations.remove(&older.generation);
+        }
         Ok(())
     }
 
@@ -280,17 +228,42 @@ impl Assignment {
             .collect();
         for id in empty {
             kernel.remove_outcome(id)?;
-            self.outcomes.remove(&id);
+            if let Some(outcome) = self.outcomes.remove(&id) {
+                self.generations.remove(&outcome.generation);
+            }
         }
         Ok(())
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let exhausted = |outcome: &&Outcome| outcome.programmed == Programmed::Exhausted;
+        let mut without_table: BTreeMap<FilterName, usize> = BTreeMap::new();
+        for outcome in self.exhausted() {
+            for filter in filters(&outcome.table) {
+                *without_table.entry(filter.clone()).or_default() += 1;
+            }
+        }
         Summary {
             outcomes: self.outcomes.len(),
-            exhausted: self.outcomes.values().filter(exhausted).count(),
+            exhausted: self.exhausted().count(),
+            without_table,
             generation: self.generation,
         }
     }
+
+    fn exhausted(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes
+            .values()
+            .filter(|outcome| outcome.programmed == Programmed::Exhausted)
+    }
+}
+
+/// The filters that a table has anything from.
+fn filters(table: &Table) -> HashSet<&FilterName> {
+    [&table.native, &table.compat]
+        .into_iter()
+        .flat_map(|half| {
+            let slots = half.slots.values().map(|slot| slot.filter.as_ref());
+            slots.chain([half.default.filter.as_ref()]).flatten()
+        })
+        .collect()
 }

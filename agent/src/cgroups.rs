@@ -12,7 +12,7 @@ use procfs::process::Process;
 const DEPTH: usize = 64;
 
 /// One cgroup.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Cgroup {
     /// Inode of its directory: what `bpf_get_current_cgroup_id` returns.
     pub(crate) id: u64,

@@ -38,9 +38,10 @@ pub(crate) fn ledger(
         LossReason::Malformed,
         reader.malformed(),
     );
+    // Canaries take no sequence number.
     let settled: u64 = Handler::ALL
         .iter()
-        .map(|handler| accounts.settled_total(*handler))
+        .map(|handler| accounts.settled_numbered(*handler))
         .sum();
     let waiting: u64 = Handler::ALL
         .iter()
@@ -52,6 +53,7 @@ pub(crate) fn ledger(
         counted: sum(|row| row.counted),
         suppressed: total_suppressed(&handlers),
         self_: sum(|row| row.self_),
+        canary: sum(|row| row.canary),
         table_miss: sum(|row| row.table_miss),
         lost,
         in_flight: (kernel.sent() + accounts.synthetic() + waiting)
@@ -102,6 +104,7 @@ fn row(
         suppressed: suppressed(handler, kernel),
         table_miss: kernel.get(handler, Fate::TableMiss),
         self_: kernel.get(handler, Fate::SelfExcluded),
+        canary: accounts.settled(handler, Outcome::Canary),
         lost,
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
         in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler))

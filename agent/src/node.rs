@@ -1,6 +1,7 @@
 //! One node's pipeline, from loading to drain.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -10,23 +11,28 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
+    Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    abi::{Bucket, BucketKey, Handler},
 };
-use ebpf_hello_policy::{self as policy, Arch, Filter, Table};
-use ebpf_hello_proto::v1::Ledger;
+use ebpf_hello_policy::{Arch, Filter};
+use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
-    Accounts, Batch, Item, Redactor, Status,
-    assignment::{Assignment, Desired},
-    cgroups,
-    event::{Origin, syscall_name},
+    Accounts, Batch, FilterWithoutTable, Item, Redactor, Status,
+    assignment::Assignment,
+    canary::Canaries,
+    cgroups::{self, Cgroup},
+    counters::counters,
+    desired::{Desired, Selection},
+    event::Origin,
     intake::Intake,
     ledger,
     policies::Policies,
     processes::Processes,
+    readiness::Readiness,
     seed,
     status::{ExecSourceStatus, TableStatus},
-    waiting,
+    suppressed, waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
@@ -78,44 +84,14 @@ pub struct NodeOptions {
     pub redactor: Redactor,
 }
 
-/// Exec attempts of one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExecCounter {
-    /// Real user id.
-    pub uid: u32,
-    /// Attempts since load.
-    pub attempts: u64,
-}
-
-/// Calls of one system call, over all cgroups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyscallCounter {
-    /// The kernel's name.
-    pub name: String,
-    /// What people call the ABI: `x86_64`, `ia32`, …
-    pub abi: &'static str,
-    /// Calls since load.
-    pub calls: u64,
-}
-
-/// Counters, largest first.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Exec attempts per user.
-    pub execs: Vec<ExecCounter>,
-    /// Attempts that found the map full.
-    pub execs_overflow: u64,
-    /// Counted calls.
-    pub syscalls: Vec<SyscallCounter>,
-    /// Calls that found the map full.
-    pub syscalls_overflow: u64,
-}
-
 /// The filters, and what they have become in the kernel.
 struct Policy {
-    filters: Vec<Filter>,
+    selection: Selection,
     assignment: Assignment,
-    default: Arc<Table>,
+    /// What the last look at the tree made it.
+    applied: Option<Desired>,
+    /// Limits that nobody used at the last sweep.
+    idle: HashSet<BucketKey>,
 }
 
 /// A running node.
@@ -129,6 +105,8 @@ pub struct Node {
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
+    pub(crate) canaries: Arc<Canaries>,
+    pub(crate) readiness: Readiness,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -150,9 +128,11 @@ impl Node {
             epoch: epoch(),
             arch,
             policies: Arc::clone(&policies),
+            suppressed: Arc::default(),
             redactor: options.redactor.clone(),
         });
         let accounts = Arc::new(Accounts::default());
+        let canaries = Arc::new(Canaries::default());
         let (out, events) = sync_channel(QUEUE);
         let stop = reader.stop_handle();
         let received = reader.counters();
@@ -163,12 +143,19 @@ impl Node {
             accounts.add_synthetic();
         }
         let mut policy = Policy {
-            filters: options.filters.clone(),
+            selection: Selection::new(options.filters.clone(), arch),
             assignment: Assignment::new(arch, policies),
-            default: Arc::default(),
+            applied: None,
+            idle: HashSet::new(),
         };
         program(&mut policy, &mut kernel)?;
-        let intake = Intake::new(Arc::clone(&origin), processes, out.clone());
+        let intake = Intake::new(
+            Arc::clone(&origin),
+            processes,
+            Arc::clone(&canaries),
+            Arc::clone(&accounts),
+            out.clone(),
+        );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
             kernel: Mutex::new(kernel),
@@ -179,10 +166,27 @@ impl Node {
             out: Mutex::new(Some(out)),
             origin,
             accounts,
+            canaries,
+            readiness: Readiness::default(),
             options,
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// What keeps the node from doing its work, a sentence each: a policy that is not in the kernel, a program whose
+    /// canary did not come ([`Node::check_ways`]). Empty when ready.
+    pub fn unready(&self) -> Vec<String> {
+        self.readiness.lacks()
+    }
+
+    /// Whether the thread that reads the ring buffers is at work. When it is not, nothing will make it but a restart.
+    pub fn is_reading(&self) -> bool {
+        self.reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|reader| !reader.is_finished())
     }
 
     /// Makes other filters the policy. What they leave as it is is not touched.
@@ -191,39 +195,67 @@ impl Node {
     /// What keeps it from being programmed; what could be programmed then is.
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
         let mut policy = self.policy();
-        policy.filters = filters;
-        program(&mut policy, &mut self.kernel())
+        policy.selection = Selection::new(filters, Arch::host());
+        let programmed = program(&mut policy, &mut self.kernel());
+        self.readiness
+            .note_policy(programmed.as_ref().err().map(ToString::to_string));
+        programmed.map(drop)
     }
 
-    /// Looks at the cgroup tree again: for new cgroups that a filter names, for limits of those
-    /// that are gone.
+    /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
+    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be called once a
+    /// second.
     ///
     /// # Errors
     /// As [`Node::apply`].
     pub fn sweep(&self) -> Result<(), AgentError> {
         let mut policy = self.policy();
         let mut kernel = self.kernel();
-        if policy.filters.iter().any(Filter::names_cgroups) {
-            program(&mut policy, &mut kernel)?;
+        kernel.sweep_exits()?;
+        let buckets = kernel.buckets()?;
+        self.tell_suppressed(&buckets);
+        // After the buckets: a cgroup that was made meanwhile is not taken for one that is gone.
+        let tree = if policy.selection.names_cgroups() || kernel.has_bound_cgroups() {
+            program(&mut policy, &mut kernel)?
+        } else {
+            None
+        };
+        let alive: Option<HashSet<u64>> = tree
+            .or_else(|| cgroups::walk(&cgroups::mount().filter(|_| !buckets.is_empty())?).ok())
+            .map(|tree| tree.iter().map(|cgroup| cgroup.id).collect());
+        let generations = kernel.generations();
+        let idle: HashSet<BucketKey> = buckets
+            .iter()
+            .filter(|(key, bucket)| {
+                let is_gone = alive
+                    .as_ref()
+                    .is_some_and(|alive| !alive.contains(&key.cgroup_id));
+                (is_gone || !generations.contains(&key.generation))
+                    && self.origin.suppressed.is_told(*key, bucket.suppressed)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        // Not at once: a program that began before the policy changed may still add to it.
+        for key in idle.intersection(&policy.idle) {
+            kernel.remove_bucket(*key);
+            self.origin.suppressed.end(*key);
         }
-        if let Some(mount) = cgroups::mount()
-            && let Ok(tree) = cgroups::walk(&mount)
-        {
-            let alive: std::collections::HashSet<u64> =
-                tree.iter().map(|cgroup| cgroup.id).collect();
-            kernel.sweep_buckets(|cgroup| alive.contains(&cgroup))?;
-        }
+        policy.idle = idle;
         Ok(())
+    }
+
+    /// Sends what limits left out and no event has told. What the consumer has no room for is told
+    /// at the next sweep.
+    fn tell_suppressed(&self, buckets: &[(BucketKey, Bucket)]) {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(out) = out.as_ref() {
+            suppressed::tell(&self.origin, buckets, |batch| out.try_send(batch).is_ok());
+        }
     }
 
     /// Where the consumer notes what became of each event.
     pub fn accounts(&self) -> Arc<Accounts> {
         Arc::clone(&self.accounts)
-    }
-
-    /// This run's number on its events: new and greater at every start.
-    pub fn epoch(&self) -> u64 {
-        self.origin.epoch
     }
 
     /// Looks again for processes that read our output.
@@ -252,12 +284,12 @@ impl Node {
             Some(Ok(result)) => result.map_err(AgentError::from),
             Some(Err(_)) => Err(AgentError::ReaderPanicked),
         };
-        let told = self.tell_waiting();
+        let told = self.tell_rest();
         read.and(told)
     }
 
-    /// Tells the calls that have not returned, and ends the receiver.
-    fn tell_waiting(&self) -> Result<(), AgentError> {
+    /// Tells the calls that have not returned and what limits left out, and ends the receiver.
+    fn tell_rest(&self) -> Result<(), AgentError> {
         let out = self
             .out
             .lock()
@@ -268,12 +300,14 @@ impl Node {
             .iter()
             .filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin))
             .collect();
-        for item in &batch {
-            self.accounts.add_waiting(item.handler);
+        for handler in batch.iter().filter_map(|item| item.handler) {
+            self.accounts.add_waiting(handler);
         }
+        let buckets = self.kernel().buckets()?;
         if let Some(out) = out {
             // A consumer that is gone has settled nothing: what it missed stays in flight.
             let _ = out.send(batch);
+            suppressed::tell(&self.origin, &buckets, |batch| out.send(batch).is_ok());
         }
         Ok(())
     }
@@ -300,6 +334,16 @@ impl Node {
         Ok(self.kernel().ledger()?.sequences())
     }
 
+    /// The node's name on events.
+    pub fn name(&self) -> &str {
+        &self.options.node
+    }
+
+    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    pub fn epoch(&self) -> u64 {
+        self.origin.epoch
+    }
+
     /// The counting handlers' counters.
     ///
     /// # Errors
@@ -317,7 +361,7 @@ impl Node {
         let policy = self.policy();
         let kernel = self.kernel();
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &policy.default.native;
+        let half = &policy.selection.default().native;
         let summary = policy.assignment.summary();
         Ok(Status {
             version: version.to_owned(),
@@ -326,6 +370,7 @@ impl Node {
             scope: kernel.scope().clone(),
             exec_source: exec_source(kernel.are_processes_reported()),
             exit_source: kernel.exit_source(),
+            unready: self.unready(),
             missing: kernel.missing().iter().map(ToString::to_string).collect(),
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
@@ -335,11 +380,21 @@ impl Node {
                 live: kernel.tables_in_use(),
                 outcomes: summary.outcomes,
                 exhausted: summary.exhausted,
+                without_table: summary
+                    .without_table
+                    .into_iter()
+                    .map(|(filter, policies)| FilterWithoutTable {
+                        filter: filter.to_string(),
+                        reason: "TablesExhausted",
+                        policies,
+                    })
+                    .collect(),
                 generation: summary.generation,
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
                 filters: policy
-                    .filters
+                    .selection
+                    .filters()
                     .iter()
                     .map(|filter| filter.name().to_string())
                     .collect(),
@@ -358,35 +413,39 @@ impl Node {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+    pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {
         // A panic while it was held left at worst a map half read.
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
-fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
-    let arch = Arch::host();
-    let mut before = None;
+/// Makes the filters the policy of every cgroup, until the tree is as it was at the look before.
+/// Returns the tree, where a filter made it look.
+fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<Option<Vec<Cgroup>>, AgentError> {
+    let mut tree = None;
+    // Nothing, while it is not known how far an error let it come.
+    let mut before = policy.applied.take();
     for _ in 0..PASSES {
-        let cgroups = if policy.filters.iter().any(Filter::names_cgroups) {
+        if policy.selection.names_cgroups() {
             let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
-            cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
+            tree = Some(cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
                 mount: mount.display().to_string(),
                 error,
-            })?
-        } else {
-            Vec::new()
-        };
-        let desired = Desired::new(&policy.filters, &cgroups, arch);
+            })?);
+        }
+        let desired = policy
+            .selection
+            .desired(tree.as_deref().unwrap_or_default());
+        // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
+        // may have come free.
+        policy.assignment.apply(&desired, kernel)?;
         if before.as_ref() == Some(&desired) {
+            policy.applied = before;
             break;
         }
-        policy.assignment.apply(&desired, kernel)?;
-        policy.default = desired.default();
         before = Some(desired);
     }
-    Ok(())
+    Ok(tree)
 }
 
 fn exec_source(attached: bool) -> ExecSourceStatus {
@@ -418,7 +477,7 @@ fn older_processes(
     let exclude = options.load.exclusion != Exclusion::Nobody;
     seed::seed(kernel, origin, &mut processes, exclude, |event| {
         batch.push(Item {
-            handler: Handler::ProcessExec,
+            handler: Some(Handler::ProcessExec),
             event,
         });
     })?;
@@ -444,42 +503,6 @@ fn spawn(
             reader.run(&mut intake)
         })
         .map_err(AgentError::Thread)
-}
-
-fn counters(counts: &Counts, arch: Arch) -> Counters {
-    let mut by_call = std::collections::BTreeMap::new();
-    for count in &counts.calls {
-        let abi = if count.compat {
-            policy::Abi::Compat
-        } else {
-            policy::Abi::Native
-        };
-        *by_call.entry((count.number, abi)).or_insert(0) += count.calls;
-    }
-    let mut syscalls: Vec<_> = by_call
-        .into_iter()
-        .map(|((number, abi), calls)| SyscallCounter {
-            name: syscall_name(arch, abi, u32::from(number)),
-            abi: arch.abi_name(abi),
-            calls,
-        })
-        .collect();
-    syscalls.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.name.cmp(&b.name)));
-    let mut execs: Vec<_> = counts
-        .execs_by_uid
-        .iter()
-        .map(|(uid, attempts)| ExecCounter {
-            uid: *uid,
-            attempts: *attempts,
-        })
-        .collect();
-    execs.sort_by(|a, b| b.attempts.cmp(&a.attempts).then(a.uid.cmp(&b.uid)));
-    Counters {
-        execs,
-        execs_overflow: counts.execs_overflow,
-        syscalls,
-        syscalls_overflow: counts.calls_overflow,
-    }
 }
 
 /// New and ordered at every start of a node's agent: microseconds since 1970.

@@ -25,12 +25,30 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Observe this machine: load, attach, print live events until Ctrl-C.
     Run(RunArguments),
-    /// Show a running instance: programs, maps, tables, ledger.
+    /// Take what agents publish, keep it, and serve it to people and programs.
+    Collector(crate::collector::CollectorArguments),
+    /// Show events from a server: a collector, or this machine's instance.
+    Observe(Box<crate::observe::ObserveArgs>),
+    /// Show live who makes which calls, and how often.
+    Top(Box<crate::top::TopArgs>),
+    /// Show what was counted instead of reported.
+    Counts(crate::counts::CountsArgs),
+    /// Show this machine's instance, or every node a server knows.
     Status(StatusArguments),
     /// Validate filters and explain what they do. Needs no root and no cluster.
     Check(crate::check::CheckArgs),
     /// Print the custom resource definitions.
     Crd(crate::crd::CrdArgs),
+    /// End at once: to be seen executing (readiness.rs).
+    #[command(hide = true)]
+    Canary {
+        /// What tells this canary from others.
+        nonce: String,
+    },
+    /// Print the completions of a shell.
+    Completions(crate::manual::CompletionsArgs),
+    /// Print the manual page of a command.
+    Man(crate::manual::ManArgs),
 }
 
 /// How logs are written.
@@ -51,6 +69,8 @@ pub(crate) enum Output {
     Wide,
     /// One JSON object per line: the event's canonical proto3 JSON.
     Json,
+    /// A field per line, a blank line between events.
+    Dict,
 }
 
 /// What happens to a system call that no rule names.
@@ -106,6 +126,9 @@ pub(crate) struct RunArguments {
     /// what these match), besides passwords, tokens and keys that are known as such. `none` leaves those alone.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) redact: Vec<String>,
+    /// Unix socket to serve observers on [default: unix:///run/ebpf-hello/observer.sock].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<ebpf_hello_collector::access::Listen>,
     /// Show the ledger of each handler at the end.
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -114,11 +137,16 @@ pub(crate) struct RunArguments {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
     /// Which instance, where several run on this machine: its process id.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", conflicts_with = "server")]
     pub(crate) instance: Option<u32>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Text)]
     pub(crate) output: StatusOutput,
+    /// Print nothing; exit status 0 only if the instance, or the server, is well. For container probes.
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) probe: bool,
+    #[command(flatten)]
+    pub(crate) connect: crate::connect::ConnectArgs,
 }
 
 /// How status is printed.
@@ -131,7 +159,7 @@ pub(crate) enum StatusOutput {
 }
 
 /// A time such as `10s`, `500ms` or `1m30s`, greater than zero.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; expected a time such as 10s or 500ms"))?;
     if duration.is_zero() {

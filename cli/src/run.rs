@@ -3,12 +3,13 @@
 //! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
 //! holds up events (and makes them count as lost in the kernel) but never signals or the status.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{cmp::Reverse, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Counters, Node, NodeOptions, Redactor};
+use ebpf_hello_agent::{Node, NodeOptions, Redactor};
 use ebpf_hello_loader::{Exclusion, Options};
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
+use ebpf_hello_proto::v1::Counters;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -19,7 +20,9 @@ use crate::{
     args::{Default as DefaultArgument, RunArguments, Switch},
     control::Control,
     filters::{self, Watcher},
-    ledger, printer,
+    ledger,
+    local::Local,
+    printer, readiness,
     table::table,
 };
 
@@ -40,15 +43,24 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
-    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let result = runtime.block_on(watch(arguments, &node, stdout_gone));
+    let local = Arc::new(runtime.block_on(Local::start(&node, arguments.listen.as_ref()))?);
+    let offered = Arc::clone(&local);
+    // What is printed is the ledger's `delivered`: a slow reader of it holds up nobody who observes.
+    let events = events
+        .into_iter()
+        .inspect(move |batch| offered.offer(batch));
+    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
+    let result = runtime.block_on(watch(arguments, &node, &local, stdout_gone));
     node.drain().context("cannot drain")?;
     if printer.join().is_err() {
         anyhow::bail!("the printer's thread panicked");
+    }
+    if let Some(local) = Arc::into_inner(local) {
+        runtime.block_on(local.drain())?;
     }
     print_ledger(&node, arguments.verbose)?;
     result
@@ -90,6 +102,7 @@ fn load_options(arguments: &RunArguments) -> anyhow::Result<Options> {
 async fn watch(
     arguments: &RunArguments,
     node: &Arc<Node>,
+    local: &Local,
     mut stdout_gone: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     let control = Control::bind()?;
@@ -104,6 +117,8 @@ async fn watch(
     tokio::pin!(end);
     let serve = control.serve(node);
     tokio::pin!(serve);
+    let canaries = readiness::watch(node);
+    tokio::pin!(canaries);
     tracing::info!(
         pid = std::process::id(),
         "running; Ctrl-C ends, SIGUSR1 prints the ledger"
@@ -121,10 +136,12 @@ async fn watch(
                 if let Err(error) = node.sweep() {
                     tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot follow the cgroups");
                 }
+                local.report(node.report(env!("CARGO_PKG_VERSION"))?);
             }
             () = watcher.changed() => reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
+            () = &mut canaries => {}
         }
     }
 }
@@ -146,22 +163,18 @@ fn reload(paths: &[PathBuf], node: &Node) {
 }
 
 fn print_counters(counters: &Counters) {
-    let execs: Vec<_> = counters
-        .execs
-        .iter()
-        .map(|count| [count.uid.to_string(), count.attempts.to_string()])
+    let mut execs: Vec<_> = counters.execs.iter().collect();
+    execs.sort_by_key(|row| Reverse(row.count));
+    let execs: Vec<_> = execs
+        .into_iter()
+        .map(|row| [row.uid().to_string(), row.count.to_string()])
         .collect();
-    let calls: Vec<_> = counters
-        .syscalls
-        .iter()
+    let mut calls: Vec<_> = counters.syscalls.iter().collect();
+    calls.sort_by_key(|row| Reverse(row.count));
+    let calls: Vec<_> = calls
+        .into_iter()
         .take(TOP)
-        .map(|count| {
-            [
-                count.name.clone(),
-                count.abi.to_owned(),
-                count.calls.to_string(),
-            ]
-        })
+        .map(|row| [row.name.clone(), row.abi().label(), row.count.to_string()])
         .collect();
     eprint!(
         "\n{}{}\n{}{}",

@@ -9,6 +9,7 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use kube::core::{Selector, SelectorExt};
 
 use crate::{
+    cgroup::CgroupGlob,
     crd::{ClusterSyscallFilter, SyscallFilter},
     handler::{DefaultAction, Handler},
     problem::Problem,
@@ -25,7 +26,7 @@ pub struct Filter {
     pub(crate) pods: Selector,
     pub(crate) nodes: Selector,
     pub(crate) containers: BTreeSet<String>,
-    pub(crate) cgroup: Option<glob::Pattern>,
+    pub(crate) cgroup: Option<CgroupGlob>,
     pub(crate) match_uids: Vec<UidRange>,
     pub(crate) match_binaries: Vec<BinaryPattern>,
     pub(crate) priority: i32,
@@ -122,24 +123,11 @@ impl Filter {
             }
     }
 
-    /// A glob selects the cgroup it matches and everything below it, because a child cgroup
-    /// starts with its parent's outcome in the kernel.
     fn selects_cgroup(&self, path: Option<&str>) -> bool {
-        let Some(pattern) = &self.cgroup else {
+        let Some(glob) = &self.cgroup else {
             return true;
         };
-        let Some(path) = path else { return false };
-        let options = glob::MatchOptions {
-            require_literal_separator: true,
-            ..Default::default()
-        };
-        let path = path.trim_end_matches('/');
-        let ends = path
-            .match_indices('/')
-            .map(|(at, _)| at)
-            .chain([path.len()]);
-        ends.map(|end| if end == 0 { "/" } else { &path[..end] })
-            .any(|ancestor| pattern.matches_with(ancestor, options))
+        path.is_some_and(|path| glob.selects(path))
     }
 
     /// Whether no namespaced filter may weaken it.

@@ -339,7 +339,7 @@ mod tests {
     fn draft(sequence: u64) -> Draft {
         let mut batcher = Batcher::new("n1".into(), 7);
         let full = batcher.push(Item {
-            handler: Handler::Trace,
+            handler: Some(Handler::Trace),
             event: Event {
                 cpu: Some(0),
                 sequence,

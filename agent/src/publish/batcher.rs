@@ -294,7 +294,7 @@ mod tests {
         fn what_is_decoded_is_what_was_given(events in prop::collection::vec(event(), 1..40)) {
             let mut batcher = batcher();
             for event in events.clone() {
-                let full = batcher.push(Item { handler: Handler::Trace, event });
+                let full = batcher.push(Item { handler: Some(Handler::Trace), event });
                 prop_assert!(full.is_none());
             }
             let (bytes, tally) = batcher.take().unwrap().finish(9);
@@ -324,7 +324,7 @@ mod tests {
 
     fn item(sequence: u64) -> Item {
         Item {
-            handler: Handler::Trace,
+            handler: Some(Handler::Trace),
             event: Event {
                 cpu: Some(0),
                 sequence,

@@ -34,8 +34,10 @@ pub(super) struct Span {
 // === impl Tally ===
 
 impl Tally {
-    pub(super) fn add(&mut self, handler: Handler, cpu: Option<u32>, sequence: u64) {
-        self.counts[handler as usize] += 1;
+    pub(super) fn add(&mut self, handler: Option<Handler>, cpu: Option<u32>, sequence: u64) {
+        if let Some(handler) = handler {
+            self.counts[handler as usize] += 1;
+        }
         self.add_span(Span {
             cpu,
             first: sequence,

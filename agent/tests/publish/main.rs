@@ -65,7 +65,7 @@ fn batch(epoch: u64, sequences: impl IntoIterator<Item = u64>) -> Batch {
     sequences
         .into_iter()
         .map(|sequence| Item {
-            handler: Handler::Path,
+            handler: Some(Handler::Path),
             event: event(epoch, sequence),
         })
         .collect()

@@ -79,6 +79,18 @@ impl Instance {
         stderr.await_line(what, fits)
     }
 
+    /// Waits until so many lines on stderr fit.
+    pub(crate) fn await_logs(&self, what: &str, count: usize, fits: impl Fn(&str) -> bool) {
+        let stderr = self.stderr.as_ref().expect("stderr is piped in `start`");
+        stderr.await_lines(what, count, fits);
+    }
+
+    /// Waits for a line on stdout, where that is piped.
+    pub(crate) fn await_output(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let stdout = self.stdout.as_ref().expect("stdout is piped in `run`");
+        stdout.await_line(what, fits)
+    }
+
     /// What `ebpf-hello status -o json` says of it.
     pub(crate) fn status(&self) -> Value {
         let output = Command::new(executable::product())

@@ -55,13 +55,24 @@ impl Stream {
 
     /// Waits for a line that fits; the test fails without one.
     pub(crate) fn await_line(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        self.await_lines(what, 1, fits)
+    }
+
+    /// Waits until so many lines fit, and returns the last of them; the test fails without.
+    pub(crate) fn await_lines(
+        &self,
+        what: &str,
+        count: usize,
+        fits: impl Fn(&str) -> bool,
+    ) -> String {
         let deadline = Instant::now() + DEADLINE;
-        let mut looked_at = 0;
+        let (mut looked_at, mut found) = (0, 0);
         let mut text = self.shared.lock();
         loop {
             for line in &text.lines[looked_at..] {
                 let line = String::from_utf8_lossy(line);
-                if fits(&line) {
+                found += usize::from(fits(&line));
+                if found == count {
                     return line.into_owned();
                 }
             }
@@ -69,7 +80,7 @@ impl Stream {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !text.ended && !left.is_zero(),
-                "{what} did not come; what did:\n{}",
+                "{what} did not come {count} times; what did:\n{}",
                 text.shown()
             );
             text = self

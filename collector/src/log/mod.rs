@@ -6,11 +6,22 @@
 //! A batch is stored once: what an agent sends again, because it did not hear the acknowledgement, is found by
 //! its key. Agents send in the order of (epoch, number), so that the last key of each node is enough to know.
 
+mod memory;
+mod nodes;
+mod store;
+mod tail;
+
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use ebpf_hello_proto::wire;
+use prost::Message as _;
+
+pub use memory::{DEFAULT_MEMORY, Memory};
+pub use store::{Store, StoreOptions};
+
+use crate::token::TokenKey;
 
 /// Which run of a node's agent, and which of its batches. Ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +44,8 @@ pub struct Place {
 /// A batch in the log.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its position: from 1, growing, not always without gaps.
+    /// Its position: from 1, growing. It has gaps: where the log counts its own (memory and store), the next
+    /// entry's position is this one's plus its events.
     pub position: u64,
     /// When it was stored.
     pub stored: SystemTime,
@@ -74,7 +86,7 @@ pub enum Next {
         from: u64,
         /// Position the reader goes on at.
         to: u64,
-        /// Events they held, where the log knows.
+        /// Events they held, where the log knows; also those that a `Place` within the first of them had read.
         events: Option<u64>,
     },
     /// Nothing more for now: the reader is at the end.
@@ -106,6 +118,9 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// Names the log: tokens of one are not valid on another. Stable across restarts and replicas.
     fn id(&self) -> &str;
 
+    /// What authenticates resume tokens of this log: kept with it, the same on every replica.
+    fn token_key(&self) -> &TokenKey;
+
     /// The last batch of a node in the log, across restarts.
     ///
     /// # Errors
@@ -116,7 +131,8 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// the batch survives a kill of this process.
     ///
     /// # Errors
-    /// It is no batch, or the log cannot be written: then it is not in the log.
+    /// It is no batch, one without events, or another than `node` and `key` say; or the log cannot be written:
+    /// then it is not in the log.
     async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError>;
 
     /// What the log holds now.
@@ -149,4 +165,21 @@ pub trait Reader: Send {
 
     /// Returns when there may be something after the end. Cancel safe.
     async fn wait(&mut self);
+}
+
+/// Decodes a batch that is to be appended, from bytes of its own: a slice of a receive buffer would keep all
+/// of the buffer for as long as the entry lives.
+fn decode(node: &str, key: BatchKey, encoded: &[u8]) -> Result<wire::Batch, LogError> {
+    let batch = wire::Batch::decode(Bytes::copy_from_slice(encoded))
+        .map_err(|error| LogError::Malformed(error.to_string()))?;
+    if batch.node != node || (batch.epoch, batch.number) != (key.epoch, key.number) {
+        return Err(LogError::Malformed(format!(
+            "batch {}/{} of node {:?}, announced as {}/{} of node {node:?}",
+            batch.epoch, batch.number, batch.node, key.epoch, key.number,
+        )));
+    }
+    if batch.events.is_empty() {
+        return Err(LogError::Malformed("it has no events".into()));
+    }
+    Ok(batch)
 }

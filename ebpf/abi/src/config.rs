@@ -47,6 +47,7 @@ layout! {
     registers_call,
     dentry_name_length,
     cgroup_node, cgroup_root, cgroup_root_hierarchy, node_id, node_name, node_parent,
+    task_cgroups, css_set_cgroup,
 }
 
 /// Set in the object's read-only data before load.
@@ -70,6 +71,10 @@ pub struct Config {
     pub nesting_guard: u32,
     /// 1 to report exec, fork and exit; they are followed all the same.
     pub process_events: u32,
+    /// Native number of the system call that canaries make.
+    pub canary_number: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -85,9 +90,11 @@ impl Config {
         has_group_dead: 0,
         nesting_guard: 0,
         process_events: 1,
+        canary_number: u32::MAX,
+        padding: 0,
         layout: Layout::ABSENT,
     };
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
-const _: () = assert!(size_of::<Config>() == 40 + size_of::<Layout>());
+const _: () = assert!(size_of::<Config>() == 48 + size_of::<Layout>());

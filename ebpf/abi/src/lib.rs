@@ -7,6 +7,7 @@
 #![no_std]
 #![deny(missing_docs)]
 
+mod canary;
 mod config;
 mod identity;
 mod ledger;
@@ -14,6 +15,7 @@ mod names;
 mod record;
 mod table;
 
+pub use canary::{CANARY_ARGUMENT, canary_call, canary_exec};
 pub use config::{ABSENT, CONFIG, Config, Layout};
 pub use identity::{NANOSECONDS_PER_TICK, exec_id};
 pub use ledger::{CpuLedger, FATES, Fate, HANDLERS, Handler};
@@ -25,6 +27,6 @@ pub use record::{
 pub use table::{
     Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
     CONDITION_UIDS, Condition, CountKey, Decode, Exe, MATCHED_PATH, NO_ARGUMENT, OUT_OF_RANGE,
-    OVERFLOWS, Outcome, Overflow, Process, SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind,
-    SlotFlags, SlotParameters, WhoAmI, bitmap_of, slot,
+    OVERFLOWS, Outcome, Overflow, Process, SELF_HINTS, SLOTS_PER_ABI, SLOTS_PER_TABLE,
+    SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters, WhoAmI, bitmap_of, slot,
 };

@@ -3,16 +3,28 @@
 //!
 //! ```text
 //! calls.rs      call, int80: bare loops, nothing else between two calls
+//! mix.rs        mix: several calls at rates of their own, until it is told to end
+//! orders.rs     obey: calls when they are asked for
+//! seccomp.rs    denied: calls that are refused before they enter
+//! cold.rs       open-cold: a path on a page that nobody has touched
+//! sockets.rs    accept: connections to itself
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
 //! objects.rs    objects: makes nothing, lists the kernel's BPF objects
+//! measure.rs    measure, chain: loops that are timed, for the benchmarks
 //! ```
 
 mod calls;
+mod cold;
 mod ending;
+mod measure;
+mod mix;
 mod objects;
+mod orders;
 mod processes;
+mod seccomp;
+mod sockets;
 mod timers;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -21,7 +33,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::{calls::Numbers, ending::Ending};
+use crate::{calls::Numbers, ending::Ending, measure::MeasureArguments, mix::MixArguments};
 
 /// Makes known numbers of system calls, and says in one line of JSON what it made.
 #[derive(Debug, Parser)]
@@ -44,6 +56,26 @@ enum Command {
         /// Calls of each number.
         count: u64,
     },
+    /// Make several calls, each at its own rate, until stdin ends.
+    Mix(MixArguments),
+    /// Make the calls that each line of stdin asks for, `CALL COUNT`; an empty line says they are made.
+    Obey,
+    /// Make calls, forbid them with seccomp, and make them again.
+    Denied {
+        /// As of `call`.
+        numbers: Numbers,
+        /// Calls of each number, both times.
+        count: u64,
+    },
+    /// Open a path that lies in a mapped file whose page was never touched.
+    OpenCold {
+        /// The file to make for it; on a disk, to be out of memory.
+        file: PathBuf,
+        /// The path to open.
+        path: PathBuf,
+    },
+    /// Connect to itself and accept that, once for each of IPv4 and IPv6.
+    Accept,
     /// Make one of each timer call, the same ones every time.
     Timers,
     /// Run a program many times, its number appended to its arguments.
@@ -91,6 +123,15 @@ enum Command {
     Wait,
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
     Objects,
+    /// Time loops: for each line `WORK BATCHES EACH` on stdin, print the nanoseconds of each batch.
+    ///
+    /// WORK is a system call, `open-missing`, `fork-exec-exit` or `exec`.
+    Measure(MeasureArguments),
+    /// Exec this executable so many times, one after the other, in the same process.
+    Chain {
+        /// How many times.
+        left: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +169,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let made = match command {
         Command::Call(arguments) => calls::call(&arguments)?,
         Command::Int80 { numbers, count } => calls::int80(&numbers, count)?,
+        Command::Mix(arguments) => mix::mix(&arguments)?,
+        Command::Obey => orders::obey()?,
+        Command::Denied { numbers, count } => seccomp::denied(&numbers, count)?,
+        Command::OpenCold { file, path } => cold::open(&file, &path)?,
+        Command::Accept => sockets::accept()?,
         Command::Timers => timers::script()?,
         Command::Burst {
             count,
@@ -142,6 +188,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             code,
         } => ending::end(threads, ending, code)?,
         Command::Objects => objects::list()?,
+        Command::Measure(arguments) => {
+            measure::measure(&arguments)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Chain { left } => {
+            measure::chain(left)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Exit { code, .. } => return Ok(ExitCode::from(code)),
         Command::Wait => {
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())

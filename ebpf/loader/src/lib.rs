@@ -8,11 +8,14 @@
 //!
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
+mod baseline;
 pub mod btf;
+mod canary;
 mod counts;
 mod error;
 mod exclusion;
 mod inspect;
+mod interest;
 mod kernel;
 mod ledger;
 mod machine;
@@ -23,6 +26,7 @@ mod record;
 mod table;
 mod tables;
 
+pub use baseline::EmptyProgram;
 pub use counts::{CallCount, Counts};
 pub use ebpf_hello_abi as abi;
 pub use error::LoadError;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use ebpf_hello_abi::{
     CGROUP_NAME, CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord,
-    RecordKind, SlotParameters, SockRecord,
+    RecordKind, SELF_HINTS, SlotParameters, SockRecord,
 };
 
 use crate::{atomic, config::config, maps, task::Task};
@@ -175,7 +175,10 @@ pub(crate) fn is_foreign() -> bool {
 /// Whether `tgid` is one of our own processes.
 #[inline(always)]
 pub(crate) fn is_ours(tgid: u32) -> bool {
-    maps::OURSELVES.get_ptr(tgid).is_some()
+    let may_be = maps::SELF_HINTS
+        .get(tgid % SELF_HINTS)
+        .is_some_and(|hint| *hint != 0);
+    may_be && maps::OURSELVES.get_ptr(tgid).is_some()
 }
 
 /// The cgroup v2 id of the current process.
@@ -231,9 +234,14 @@ pub(crate) fn stamp(
     }
 }
 
-/// Sends `length` bytes at `record`, which [`stamp`] began.
+/// Sends `length` bytes at `record`, which [`stamp`] began. False when there was no room, and that is counted.
 #[inline(always)]
-pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, handler: Handler) {
+pub(crate) fn send(
+    record: *const u8,
+    length: usize,
+    ledger: &mut CpuLedger,
+    handler: Handler,
+) -> bool {
     // SAFETY: the helper has no preconditions.
     let shard = unsafe { bpf_get_smp_processor_id() } & config!(shard_mask);
     // One call each: the verifier wants to know which map a call is for.
@@ -250,6 +258,7 @@ pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, han
     if !sent {
         count(ledger, handler, Fate::LostRingFull);
     }
+    sent
 }
 
 #[inline(always)]
@@ -281,11 +290,11 @@ fn output(ring: &RingBuf, shard: u32, record: *const u8, length: usize) -> bool 
 
 /// Sends a record of fixed size.
 #[inline(always)]
-pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) {
+pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) -> bool {
     send(
         core::ptr::from_ref(record).cast(),
         size_of::<T>(),
         ledger,
         handler,
-    );
+    )
 }

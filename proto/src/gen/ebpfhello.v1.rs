@@ -304,6 +304,12 @@ pub struct Counters {
         json_name = "syscallsOverflow"
     )]
     pub syscalls_overflow: u64,
+    /// Events that rate limits and sampling left out of the cgroup `Event.cgroup_id`, where no event
+    /// followed that could have told: sent once a second while it changes. In the order of generation,
+    /// filter and rule.
+    #[prost(message, repeated, tag = "5")]
+    #[prost_canonical_serde(proto_name = "suppressed", json_name = "suppressed")]
+    pub suppressed: ::prost::alloc::vec::Vec<SuppressedEvents>,
 }
 /// Exec attempts of one user.
 #[derive(
@@ -344,6 +350,35 @@ pub struct SyscallCount {
     #[prost(uint64, tag = "4")]
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
+}
+/// Events that one rule's rate limit and sampling left out of one cgroup.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuppressedEvents {
+    /// The filter, as in `Policy.filter`.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "filter", json_name = "filter")]
+    pub filter: ::prost::alloc::string::String,
+    /// Rule of that filter, from 1; 0 (left out in JSON) means the filter's default.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "rule", json_name = "rule")]
+    pub rule: u32,
+    /// Generation of the policy that left them out.
+    #[prost(uint64, tag = "3")]
+    #[prost_canonical_serde(proto_name = "generation", json_name = "generation")]
+    pub generation: u64,
+    /// Events left out under that generation, cumulative.
+    #[prost(uint64, tag = "4")]
+    #[prost_canonical_serde(proto_name = "count", json_name = "count")]
+    pub count: u64,
+    /// Those of them that nothing told before: the sum of this and of `Policy.suppressed_since_last`
+    /// over all events of a cgroup, rule and generation is `count`.
+    #[prost(uint64, tag = "5")]
+    #[prost_canonical_serde(proto_name = "since_last", json_name = "sinceLast")]
+    pub since_last: u64,
 }
 /// Events that should have been here and are not.
 #[derive(
