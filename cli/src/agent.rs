@@ -80,8 +80,13 @@ pub(crate) struct AgentArguments {
     node: NodeArguments,
 }
 
-/// Connects as this node.
-struct Identified(Arc<Enrolment>);
+/// The way to the collector.
+enum Way {
+    /// With TLS, as this node.
+    Identified(Arc<Enrolment>),
+    /// As anybody.
+    Plain(Endpoint),
+}
 
 pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     let options = NodeOptions {
@@ -135,14 +140,14 @@ fn publish_options(arguments: &AgentArguments, node: &Node) -> PublishOptions {
         memory: MEMORY,
         spool: directory.map(|directory| SpoolOptions {
             directory,
-            capacity: arguments.spool_size.as_u64(),
+            bytes: arguments.spool_size.as_u64(),
         }),
         compress: true,
     }
 }
 
 /// How to reach the collector: as this node with TLS, or as anybody without.
-async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Box<dyn Connect>> {
+async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Way> {
     let url = &arguments.collector;
     let expected = || {
         format!(
@@ -161,7 +166,7 @@ async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Box<d
         let enrolment = Arc::new(enrolment);
         let kept = Arc::clone(&enrolment);
         tokio::spawn(async move { kept.keep().await });
-        return Ok(Box::new(Identified(enrolment)));
+        return Ok(Way::Identified(enrolment));
     }
     let endpoint = Endpoint::from_shared(url.clone()).with_context(expected)?;
     if let Some(address) = url.strip_prefix("http://") {
@@ -185,7 +190,7 @@ async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Box<d
     } else if !url.starts_with("unix:///") {
         bail!(expected());
     }
-    Ok(Box::new(endpoint))
+    Ok(Way::Plain(endpoint))
 }
 
 /// Hands events on, on a thread of its own.
@@ -256,10 +261,13 @@ async fn watch(
     }
 }
 
-// === impl Identified ===
+// === impl Way ===
 
-impl Connect for Identified {
+impl Connect for Way {
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Channel, ConnectError>> + Send + '_>> {
-        Box::pin(async { Ok(self.0.connect().await?) })
+        match self {
+            Way::Identified(enrolment) => Box::pin(async { Ok(enrolment.connect().await?) }),
+            Way::Plain(endpoint) => Connect::connect(endpoint),
+        }
     }
 }
