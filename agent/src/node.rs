@@ -203,8 +203,8 @@ impl Node {
     }
 
     /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
-    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be called once a
-    /// second.
+    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be
+    /// called once a second.
     ///
     /// # Errors
     /// As [`Node::apply`].

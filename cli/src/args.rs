@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ebpf_hello_loader::{Exclusion, Options};
 
 /// Live kernel events: what is running, in which pod, at what cost.
 #[derive(Debug, Parser)]
@@ -25,6 +27,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Observe this machine: load, attach, print live events until Ctrl-C.
     Run(RunArguments),
+    /// Observe this machine and publish to a collector: what the DaemonSet runs.
+    Agent(crate::agent::AgentArguments),
     /// Take what agents publish, keep it, and serve it to people and programs.
     Collector(crate::collector::CollectorArguments),
     /// Show events from a server: a collector, or this machine's instance.
@@ -107,6 +111,20 @@ pub(crate) struct RunArguments {
     /// End after this time.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
+    /// Unix socket to serve observers on [default: unix:///run/ebpf-hello/observer.sock].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<ebpf_hello_collector::access::Listen>,
+    /// Show the ledger of each handler at the end.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// How a node is observed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeArguments {
     /// Report exec, fork and exit of every process.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub(crate) process_events: Switch,
@@ -126,12 +144,6 @@ pub(crate) struct RunArguments {
     /// what these match), besides passwords, tokens and keys that are known as such. `none` leaves those alone.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) redact: Vec<String>,
-    /// Unix socket to serve observers on [default: unix:///run/ebpf-hello/observer.sock].
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Option<ebpf_hello_collector::access::Listen>,
-    /// Show the ledger of each handler at the end.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +168,36 @@ pub(crate) enum StatusOutput {
     Text,
     /// One JSON object.
     Json,
+}
+
+/// The machine's name, where no other is given.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+// === impl NodeArguments ===
+
+impl NodeArguments {
+    /// How to load the programs. `--include-self` overrides the exclusion.
+    pub(crate) fn load_options(&self, exclusion: Exclusion) -> anyhow::Result<Options> {
+        let ring_size = u32::try_from(self.ring_size.as_u64())
+            .with_context(|| format!("--ring-size {} is more than 1GiB", self.ring_size))?;
+        Ok(Options {
+            tables: self.tables,
+            ring_size,
+            ring_shards: self.ring_shards.unwrap_or(0),
+            process_events: self.process_events == Switch::On,
+            exclusion: if self.include_self {
+                Exclusion::Nobody
+            } else {
+                exclusion
+            },
+            ..Options::default()
+        })
+    }
 }
 
 /// A time such as `10s`, `500ms` or `1m30s`, greater than zero.

@@ -1,5 +1,6 @@
 //! `ebpf-hello`: the one binary. Commands are modules; this only parses and dispatches.
 
+mod agent;
 mod args;
 mod check;
 mod client;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     logging::start(arguments.log_format);
     let result = match &arguments.command {
         Command::Run(run) => run::run(run).map(|()| ExitCode::SUCCESS),
+        Command::Agent(agent) => agent::run(agent).map(|()| ExitCode::SUCCESS),
         Command::Collector(collector) => collector::run(collector).map(|()| ExitCode::SUCCESS),
         Command::Observe(observe) => observe::run(observe).map(|()| ExitCode::SUCCESS),
         Command::Top(top) => top::run(top).map(|()| ExitCode::SUCCESS),

@@ -3,11 +3,11 @@
 //! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
 //! holds up events (and makes them count as lost in the kernel) but never signals or the status.
 
-use std::{cmp::Reverse, path::PathBuf, sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ebpf_hello_agent::{Node, NodeOptions, Redactor};
-use ebpf_hello_loader::{Exclusion, Options};
+use ebpf_hello_loader::Exclusion;
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use ebpf_hello_proto::v1::Counters;
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    args::{Default as DefaultArgument, RunArguments, Switch},
+    args::{Default as DefaultArgument, RunArguments, host_name},
     control::Control,
     filters::{self, Watcher},
     ledger,
@@ -33,13 +33,10 @@ const TOP: usize = 10;
 
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let options = NodeOptions {
-        load: load_options(arguments)?,
-        node: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        load: arguments.node.load_options(Exclusion::SelfAndAncestors)?,
+        node: host_name(),
         filters: filters(arguments)?,
-        redactor: Redactor::new(&arguments.redact)?,
+        redactor: Redactor::new(&arguments.node.redact)?,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
@@ -49,7 +46,6 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         .context("cannot start the event loop")?;
     let local = Arc::new(runtime.block_on(Local::start(&node, arguments.listen.as_ref()))?);
     let offered = Arc::clone(&local);
-    // What is printed is the ledger's `delivered`: a slow reader of it holds up nobody who observes.
     let events = events
         .into_iter()
         .inspect(move |batch| offered.offer(batch));
@@ -79,23 +75,6 @@ fn filters(arguments: &RunArguments) -> anyhow::Result<Vec<Filter>> {
     let filter = Filter::try_from(&builtin(default, Arch::host()))
         .map_err(|problems| anyhow::anyhow!("the built-in filter is invalid: {problems:?}"))?;
     Ok(vec![filter])
-}
-
-fn load_options(arguments: &RunArguments) -> anyhow::Result<Options> {
-    let ring_size = u32::try_from(arguments.ring_size.as_u64())
-        .with_context(|| format!("--ring-size {} is more than 1GiB", arguments.ring_size))?;
-    Ok(Options {
-        tables: arguments.tables,
-        ring_size,
-        ring_shards: arguments.ring_shards.unwrap_or(0),
-        process_events: arguments.process_events == Switch::On,
-        exclusion: if arguments.include_self {
-            Exclusion::Nobody
-        } else {
-            Exclusion::SelfAndAncestors
-        },
-        ..Options::default()
-    })
 }
 
 /// Serves signals, timers and the control socket until it is time to end.
@@ -138,27 +117,11 @@ async fn watch(
                 }
                 local.report(node.report(env!("CARGO_PKG_VERSION"))?);
             }
-            () = watcher.changed() => reload(&arguments.filters, node),
+            () = watcher.changed() => filters::reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
             () = &mut canaries => {}
         }
-    }
-}
-
-/// Makes the filters as they are now the policy; a mistake in them leaves the last good one.
-fn reload(paths: &[PathBuf], node: &Node) {
-    let applied = filters::load(paths).and_then(|filters| {
-        let count = filters.len();
-        node.apply(filters)?;
-        Ok(count)
-    });
-    match applied {
-        Ok(count) => tracing::info!(filters = count, "filters changed and are applied"),
-        Err(error) => tracing::error!(
-            error = format!("{error:#}"),
-            "filters changed and are not applied; the last good ones stay"
-        ),
     }
 }
 

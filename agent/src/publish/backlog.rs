@@ -58,6 +58,8 @@ pub(super) struct Backlog {
     outbox: Queue,
     /// How many of the outbox were sent on this stream.
     sent: usize,
+    /// There is a stream. Without one nothing new goes to the outbox: it goes to the spool.
+    open: bool,
     window: Window,
     memory: Queue,
     memory_limit: usize,
@@ -121,6 +123,7 @@ impl Backlog {
             next: 1,
             outbox: Queue::default(),
             sent: 0,
+            open: false,
             window: Window::new(0, 0),
             memory: Queue::default(),
             memory_limit,
@@ -187,6 +190,9 @@ impl Backlog {
 
     /// Whether the window would take another batch. It takes one however large.
     pub(super) fn window_has_room(&self) -> bool {
+        if !self.open {
+            return false;
+        }
         self.outbox.batches.is_empty()
             || (self.outbox.batches.len() < self.window.batches
                 && self.outbox.bytes < self.window.bytes)
@@ -222,8 +228,16 @@ impl Backlog {
         Some(bytes)
     }
 
-    /// A new stream: everything unacknowledged is to be sent again.
-    pub(super) fn rewind(&mut self) {
+    /// There is a new stream: everything unacknowledged is to be sent again.
+    pub(super) fn open(&mut self) {
+        self.open = true;
+        self.sent = 0;
+        self.refill();
+    }
+
+    /// The stream ended.
+    pub(super) fn close(&mut self) {
+        self.open = false;
         self.sent = 0;
     }
 
@@ -317,7 +331,9 @@ mod tests {
     use crate::Item;
 
     fn backlog(limit: usize) -> Backlog {
-        Backlog::new("n1".into(), 7, limit, true)
+        let mut backlog = Backlog::new("n1".into(), 7, limit, true);
+        backlog.open();
+        backlog
     }
 
     fn draft(sequence: u64) -> Draft {
@@ -354,7 +370,8 @@ mod tests {
         assert_eq!(numbers(&sent(&mut backlog)), [1, 2, 3]);
         assert_eq!(backlog.acknowledge(key(1)).len(), 1);
         assert!(sent(&mut backlog).is_empty());
-        backlog.rewind();
+        backlog.close();
+        backlog.open();
         assert_eq!(numbers(&sent(&mut backlog)), [2, 3]);
         assert_eq!(backlog.acknowledge(key(3)).len(), 2);
         assert!(backlog.is_empty());
@@ -433,7 +450,7 @@ mod tests {
             backlog.accept(draft(sequence)).unwrap();
         }
         let spilled = backlog.spill(true).unwrap();
-        assert_eq!(spilled.key, key(2));
+        assert_eq!(spilled.key, key(2), "the first is in the window");
         backlog.acknowledge(key(1));
         assert!(sent(&mut backlog).is_empty());
         backlog.spilled(true, 1);

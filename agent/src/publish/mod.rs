@@ -28,7 +28,7 @@ use std::{
 };
 
 use ebpf_hello_proto::v1::NodeReport;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use self::{
     batcher::Batcher,
@@ -69,8 +69,6 @@ pub struct PublishOptions {
 pub struct Publisher {
     shared: Arc<Shared>,
     batcher: Arc<Mutex<Batcher>>,
-    /// A batch was opened: it is to be closed when its time is over.
-    opened: Arc<Notify>,
     reports: watch::Sender<Option<NodeReport>>,
     stop: watch::Sender<bool>,
     uplink: tokio::task::JoinHandle<()>,
@@ -100,7 +98,7 @@ pub struct PublishState {
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Events that are in the spool for the next run. In the ledger they stay in flight.
+    /// Events of this run that are in the spool for the next one. In the ledger they stay in flight.
     pub spooled: u64,
 }
 
@@ -165,16 +163,10 @@ impl Publisher {
             stop: stopped,
         };
         let batcher = Arc::new(Mutex::new(Batcher::new(node, options.epoch)));
-        let opened = Arc::new(Notify::new());
-        let clock = close_in_time(
-            Arc::clone(&shared),
-            Arc::clone(&batcher),
-            Arc::clone(&opened),
-        );
+        let clock = close_in_time(Arc::clone(&shared), Arc::clone(&batcher));
         Ok(Publisher {
             shared,
             batcher,
-            opened,
             reports,
             stop,
             uplink: tokio::spawn(uplink.run()),
@@ -194,7 +186,7 @@ impl Publisher {
             }
         }
         if batcher.opened().is_some() {
-            self.opened.notify_one();
+            self.shared.opened.notify_one();
         }
     }
 
@@ -266,11 +258,11 @@ impl Publisher {
 }
 
 /// Closes batches that have been open for as long as they may.
-async fn close_in_time(shared: Arc<Shared>, batcher: Arc<Mutex<Batcher>>, opened: Arc<Notify>) {
+async fn close_in_time(shared: Arc<Shared>, batcher: Arc<Mutex<Batcher>>) {
     /// Whoever offers events holds the batcher for less than this.
     const BUSY: Duration = Duration::from_millis(1);
     loop {
-        opened.notified().await;
+        shared.opened.notified().await;
         loop {
             let pause = {
                 let Ok(mut batcher) = batcher.try_lock() else {
@@ -287,7 +279,8 @@ async fn close_in_time(shared: Arc<Shared>, batcher: Arc<Mutex<Batcher>>, opened
                 }
                 left
             };
-            tokio::time::sleep(pause).await;
+            // The time may become a shorter one.
+            let _ = tokio::time::timeout(pause, shared.opened.notified()).await;
         }
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     changed: Condvar,
     /// For the stream: there is something to send.
     pub(super) work: Notify,
+    /// For who closes batches in time: one was opened, or the time they have is another.
+    pub(super) opened: Notify,
     /// For who waits until all is acknowledged.
     pub(super) progress: Notify,
     accounts: Arc<Accounts>,
@@ -81,6 +83,7 @@ impl Shared {
             epoch,
             changed: Condvar::new(),
             work: Notify::new(),
+            opened: Notify::new(),
             progress: Notify::new(),
             accounts,
         }

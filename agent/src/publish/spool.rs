@@ -83,8 +83,8 @@ pub(super) enum Read {
 pub(super) struct Spool {
     options: SpoolOptions,
     store: Store,
-    /// What there is, and its bytes.
-    entries: BTreeMap<Key, u64>,
+    /// What there is.
+    entries: BTreeMap<Key, Size>,
     bytes: u64,
     /// The last one that was read.
     read: Option<Key>,
@@ -96,6 +96,13 @@ struct Store {
     database: Database,
     index: Keyspace,
     batches: Keyspace,
+}
+
+/// Of one batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    bytes: u64,
+    events: u64,
 }
 
 /// A batch's row in the index.
@@ -156,9 +163,13 @@ impl Spool {
             let Some(key) = Key::decode(&key) else {
                 continue;
             };
-            let bytes = Row::decode(&*row).map_or(0, |row| row.bytes);
-            self.bytes += bytes;
-            self.entries.insert(key, bytes);
+            // Of a row that cannot be read the reader tells.
+            let size = Row::decode(&*row).map_or(Size::default(), |row| Size {
+                bytes: row.bytes,
+                events: row.spans.iter().map(|span| span.events).sum(),
+            });
+            self.bytes += size.bytes;
+            self.entries.insert(key, size);
         }
         Ok(())
     }
@@ -189,8 +200,12 @@ impl Spool {
         write
             .commit()
             .map_err(|error| self.options.failed("write", error))?;
-        if let Some(before) = self.entries.insert(batch.key, bytes) {
-            self.bytes -= before;
+        let size = Size {
+            bytes,
+            events: batch.tally.events(),
+        };
+        if let Some(before) = self.entries.insert(batch.key, size) {
+            self.bytes -= before.bytes;
         }
         self.bytes += bytes;
         Ok(())
@@ -235,7 +250,7 @@ impl Spool {
         if gone.is_empty() {
             return Ok(());
         }
-        self.bytes -= gone.values().sum::<u64>();
+        self.bytes -= gone.values().map(|size| size.bytes).sum::<u64>();
         // What is gone need not be read any more.
         let read = self.read.map_or(last, |read| read.max(last));
         self.read = Some(read);
@@ -272,6 +287,13 @@ impl Spool {
 
     pub(super) fn batches(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Events there are of one run.
+    pub(super) fn events(&self, epoch: u64) -> u64 {
+        let key = |number| Key { epoch, number };
+        let entries = self.entries.range(key(0)..=key(u64::MAX));
+        entries.map(|(_, size)| size.events).sum()
     }
 
     /// The newest batch there is.

@@ -286,15 +286,11 @@ impl Spooler {
             state.backlog.tell_dropped();
             state.backlog.take_rest()
         };
-        let mut left = 0;
         for batch in rest {
             let outcome = match &mut self.disk {
                 Some(Disk::Ready(spool)) if !spool.has_room(&batch) => Outcome::SpoolFull,
                 Some(Disk::Ready(spool)) => match spool.write(&batch) {
-                    Ok(()) => {
-                        left += batch.tally.events();
-                        continue;
-                    }
+                    Ok(()) => continue,
                     Err(error) => {
                         self.failed(&error);
                         Outcome::Unsent
@@ -305,6 +301,8 @@ impl Spooler {
             self.shared.settle(batch.key, &batch.tally, outcome);
         }
         self.sync();
+        let epoch = self.shared.epoch();
+        let left = self.spool().map_or(0, |spool| spool.events(epoch));
         let mut state = self.shared.state();
         state.left_in_spool = left;
         self.show(&mut state);

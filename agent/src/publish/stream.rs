@@ -152,16 +152,16 @@ impl Uplink {
     /// Notes that the stream ended; says it once for each reason.
     fn disconnected(&mut self, status: &Status) {
         let why = why(status);
+        let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
+            .then(|| self.shared.refused())
+            .flatten();
         let mut state = self.shared.state();
         let was_connected = std::mem::replace(&mut state.connected, false);
         let known = state.error.as_ref() == Some(&why);
         state.error = Some(why.clone());
-        state.backlog.rewind();
+        state.backlog.close();
         drop(state);
         self.shared.tell_changed();
-        let refused = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
-            .then(|| self.shared.refused())
-            .flatten();
         if let Some(batch) = refused {
             tracing::error!(
                 batch = batch.key.number,
@@ -253,12 +253,13 @@ impl Uplink {
             self.shared.acknowledge(key(last));
         }
         let mut state = self.shared.state();
-        state.backlog.rewind();
         state.set(&hello.settings.unwrap_or_default());
+        state.backlog.open();
         state.connected = true;
         state.error = None;
         drop(state);
         self.shared.tell_changed();
+        self.shared.opened.notify_one();
         tracing::info!(collector = hello.version, "publishing");
         Ok(())
     }

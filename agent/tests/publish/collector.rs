@@ -12,7 +12,7 @@ use ebpf_hello_proto::{
     wire::{self, PublishRequest, publish_request},
 };
 use prost::Message as _;
-use tokio::{net::UnixListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::UnixListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::{
     Stream,
     wrappers::{ReceiverStream, UnixListenerStream},
@@ -44,7 +44,8 @@ pub(crate) struct Collector {
     directory: tempfile::TempDir,
     behaviour: Arc<Mutex<Behaviour>>,
     accepts: Option<CompressionEncoding>,
-    server: Option<JoinHandle<()>>,
+    /// A runtime of its own: when it goes, the connections go with it.
+    server: Option<Runtime>,
 }
 
 struct Service(Arc<Mutex<Behaviour>>);
@@ -61,10 +62,9 @@ impl Collector {
     }
 
     pub(crate) fn accepting(encoding: Option<CompressionEncoding>) -> Self {
-        Collector {
-            accepts: encoding,
-            ..Self::new()
-        }
+        let mut collector = Self::new();
+        collector.accepts = encoding;
+        collector
     }
 
     fn socket(&self) -> PathBuf {
@@ -102,24 +102,38 @@ impl Collector {
     pub(crate) fn arrive(&mut self) {
         // What is left of the one before.
         let _ = std::fs::remove_file(self.socket());
-        let listener = UnixListener::bind(self.socket()).unwrap();
         let mut service = CollectorServiceServer::new(Service(Arc::clone(&self.behaviour)));
         if let Some(encoding) = self.accepts {
             service = service.accept_compressed(encoding);
         }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = {
+            let _entered = runtime.enter();
+            UnixListener::bind(self.socket()).unwrap()
+        };
         let server = Server::builder()
             .add_service(service)
             .serve_with_incoming(UnixListenerStream::new(listener));
-        self.server = Some(tokio::spawn(async move { server.await.unwrap() }));
+        runtime.spawn(async move { server.await.unwrap() });
+        self.server = Some(runtime);
     }
 
     /// Goes without a farewell.
-    pub(crate) async fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         let _ = std::fs::remove_file(self.socket());
         if let Some(server) = self.server.take() {
-            server.abort();
-            let _ = server.await;
+            server.shutdown_background();
         }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

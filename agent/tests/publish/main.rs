@@ -83,3 +83,26 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Each event up to `last` is there, or within a loss that stands where it would have been.
+fn assert_whole(collector: &Collector, last: u64, reason: v1::LossReason) {
+    let mut next = 1;
+    for event in &collector.behaviour().events {
+        match &event.kind {
+            Some(Kind::Loss(loss)) => {
+                assert_eq!((event.cpu, loss.first_sequence), (Some(0), next));
+                assert_eq!(
+                    (loss.stage(), loss.reason()),
+                    (v1::LossStage::Spool, reason)
+                );
+                assert_eq!(loss.count, loss.last_sequence - next + 1);
+                next = loss.last_sequence + 1;
+            }
+            _ => {
+                assert_eq!(event.sequence, next);
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(next, last + 1);
+}

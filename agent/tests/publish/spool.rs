@@ -99,11 +99,7 @@ async fn a_full_spool_drops_the_newest_and_tells_it_exactly() {
     assert_eq!(settled(&accounts, Outcome::Delivered), 60_000 - full);
     let losses = collector.losses();
     assert_eq!(losses.iter().map(|(_, loss)| loss.count).sum::<u64>(), full);
-    let (_, last) = losses.last().unwrap();
-    assert_eq!(
-        (last.reason(), last.last_sequence),
-        (v1::LossReason::SpoolFull, 60_000)
-    );
+    assert_whole(&collector, 60_000, v1::LossReason::SpoolFull);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tonic_types::{FieldViolation, StatusExt as _};
 use crate::{exit::Unreachable, render::human};
 
 /// Flags of request fields, by the last part of a field's path.
-const FLAGS: [(&str, &str); 16] = [
+const FLAGS: [(&str, &str); 17] = [
     ("nodes", "--node"),
     ("namespaces", "--namespace"),
     ("pods", "--pod"),
@@ -30,6 +30,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("until", "--until"),
     ("last", "--last"),
     ("resume_token", "--resume"),
+    ("paths", "--mask"),
 ];
 
 /// Whether the same request may succeed a moment later.
@@ -73,15 +74,21 @@ pub(crate) fn brief(status: &Status) -> String {
 fn text(status: &Status, selection: &Selection) -> String {
     // Details that cannot be decoded must not hide the message.
     let details = status.check_error_details().unwrap_or_default();
-    let mut text = format!("the server refused: {}", brief(status));
+    let violations = details
+        .bad_request()
+        .map(|request| request.field_violations.as_slice())
+        .unwrap_or_default();
+    // The message is often the first violation over again.
+    let said = |violation: &FieldViolation| status.message().ends_with(&violation.description);
+    let mut text = if violations.iter().any(said) {
+        format!("the server refused: {}", name(status.code()))
+    } else {
+        format!("the server refused: {}", brief(status))
+    };
     if let Some(info) = details.error_info() {
         let _ = write!(text, " (reason {})", human(&info.reason));
     }
-    for violation in details
-        .bad_request()
-        .map(|request| request.field_violations.as_slice())
-        .unwrap_or_default()
-    {
+    for violation in violations {
         let _ = write!(
             text,
             "\n  {}: {}",
@@ -208,6 +215,12 @@ mod tests {
              --selector (selection.label_selector): expected a value after `=`"
         );
         assert!(refused("selection.uids[2]", "x", "").contains("--uid (selection.uids[2])"));
+        assert!(refused("mask.paths[0]", "x", "").contains("--mask (mask.paths[0])"));
+        // What the message says already is not said twice.
+        assert_eq!(
+            refused("last", "bad selection", ""),
+            "the server refused: INVALID_ARGUMENT (reason INVALID_SELECTION)\n  --last (last): bad selection"
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The commands that ask a server, from the outside: the binary, against a server whose every answer
-//! the test decides. No root, no kernel, no collector.
+//! the test decides, and against the collector itself. No root, no kernel.
 //!
 //! ```text
-//! observing  interruptions  topping  counting  fleet  usage      what is proved
-//! command (the binary, running)     server (the other side)      screen (a terminal)
+//! observing  interruptions  topping  counting  fleet  usage     collecting    what is proved
+//! command (the binary, running)       server (scripted)         collector     both sides
 //! ```
 
 #![allow(
@@ -11,6 +11,8 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod collecting;
+mod collector;
 mod command;
 mod counting;
 mod events;

@@ -7,7 +7,9 @@
 //! its key. Agents send in the order of (epoch, number), so that the last key of each node is enough to know.
 
 mod memory;
+mod nats;
 mod nodes;
+mod record;
 mod store;
 mod tail;
 
@@ -19,6 +21,7 @@ use ebpf_hello_proto::wire;
 use prost::Message as _;
 
 pub use memory::{DEFAULT_MEMORY, Memory};
+pub use nats::{Nats, NatsOptions};
 pub use store::{Store, StoreOptions};
 
 use crate::token::TokenKey;

@@ -11,7 +11,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     task::JoinSet,
@@ -212,19 +212,17 @@ impl Socket {
 // === impl Accepted ===
 
 impl Accepted {
-    /// Waits for the first byte, and for what comes before HTTP.
+    /// Waits for what comes before HTTP; on plain TCP for the first byte. Who may open a Unix socket may keep it.
     async fn open(self, handshake: Option<Arc<dyn Handshake>>) -> io::Result<(Box<dyn Io>, Peer)> {
         match self {
-            Accepted::Unix(stream) => {
-                stream.ready(Interest::READABLE).await?;
-                Ok((Box::new(stream), Peer::default()))
-            }
+            Accepted::Unix(stream) => Ok((Box::new(stream), Peer::default())),
             Accepted::Tcp(stream, address) => {
                 stream.set_nodelay(true)?;
                 if let Some(handshake) = handshake {
                     return handshake.handshake(stream, address).await;
                 }
-                stream.ready(Interest::READABLE).await?;
+                // Readiness can be a false alarm; a byte that is there is none.
+                stream.peek(&mut [0]).await?;
                 let peer = Peer {
                     address: Some(address),
                     ..Peer::default()

@@ -24,8 +24,8 @@ pub const MAX_LAST: u32 = 100_000;
 const CLOCK_SKEW: Duration = Duration::from_secs(10);
 /// How long after `until` a live stream waits for events that are on their way: the longest linger twice.
 const LATE: Duration = Duration::from_secs(2);
-/// Entries that `last` looks at first; it doubles from there.
-const FIRST_LOOK: u64 = 64;
+/// Positions that `last` looks back over first, or `last` itself if that is more; it doubles from there.
+const FIRST_LOOK: u64 = 1024;
 
 /// What a stream does.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Finds the place from which `last` events are selected up to `end`: looks at the last entries, then at
+    /// Finds the place from which `last` events are selected up to `end`: looks over the last positions, then over
     /// twice as many before them, until there are enough.
     async fn back(
         &mut self,
@@ -117,7 +117,7 @@ impl Plan {
     ) -> Result<(), Status> {
         // (position, selected) of the entries seen, in order.
         let mut seen: VecDeque<(u64, u64)> = VecDeque::new();
-        let (mut found, mut to, mut look) = (0, end, FIRST_LOOK);
+        let (mut found, mut to, mut look) = (0, end, FIRST_LOOK.max(last));
         while found < last && to > oldest {
             let from = to.saturating_sub(look).max(oldest);
             let part = self.count(collector, from, to).await?;

@@ -206,9 +206,10 @@ impl Subscriber {
             };
             self.push(source, index, entry.position).await?;
         }
+        // Where the next entry will be, only the log knows.
         self.place = Place {
-            position: entry.position + 1,
-            event: 0,
+            position: entry.position,
+            event: u32::try_from(batch.events.len()).unwrap_or(u32::MAX),
         };
         Ok(())
     }
@@ -239,6 +240,7 @@ impl Subscriber {
         let list = std::mem::take(&mut self.chunk).into();
         let message = self.message(Message::Events(list));
         if !self.live {
+            self.tell_missed_first().await?;
             let room = self.queue.room(&message).await?;
             self.put(room, message, events);
             return Ok(());
@@ -276,6 +278,17 @@ impl Subscriber {
             // Half of the queue is far more than this needs.
             None => drop(self.missed.add(list.encode_to_vec().into())),
         }
+    }
+
+    /// Waits until what was dropped can be told: a stream that followed and now ends waits for its connection.
+    async fn tell_missed_first(&mut self) -> Result<(), End> {
+        while !self.missed.is_empty() {
+            tokio::select! {
+                () = self.queue.half_free() => self.tell_missed(),
+                () = self.queue.gone() => return Err(End::Gone),
+            }
+        }
+        Ok(())
     }
 
     /// Tells that entries were trimmed before they were read.
@@ -384,10 +397,7 @@ impl Subscriber {
     async fn finish(&mut self) -> Result<(), End> {
         self.live = false;
         self.flush().await?;
-        if !self.missed.is_empty() {
-            self.queue.half_free().await;
-            self.tell_missed();
-        }
+        self.tell_missed_first().await?;
         let heartbeat = self.heartbeat();
         self.say(heartbeat).await?;
         Ok(())

@@ -52,13 +52,13 @@ async fn events_are_lines_of_json_over_plain_http() {
     assert_eq!(
         lines,
         [
-            r#"{"time":"2027-01-15T08:00:04Z","node":"n1","cpu":0,"sequence":"4","epoch":"1","process":{"comm":"sh"},"pod":{"name":"cart-0"},"exec":{}}"#,
-            r#"{"time":"2027-01-15T08:00:07Z","node":"n1","cpu":0,"sequence":"7","epoch":"1","process":{"comm":"sh"},"pod":{"name":"cart-0"},"exec":{}}"#,
+            r#"{"time":"2023-11-14T22:13:24Z","node":"n1","cpu":0,"sequence":"4","epoch":"1","process":{"comm":"sh"},"pod":{"name":"cart-0"},"exec":{}}"#,
+            r#"{"time":"2023-11-14T22:13:27Z","node":"n1","cpu":0,"sequence":"7","epoch":"1","process":{"comm":"sh"},"pod":{"name":"cart-0"},"exec":{}}"#,
         ]
     );
     let since = get(
         &server,
-        "/v1/events?since=2027-01-15T08:00:08Z&until=2027-01-15T08:00:09Z",
+        "/v1/events?since=2023-11-14T22:13:28Z&until=2023-11-14T22:13:29Z",
         ALL,
     )
     .await;

@@ -12,7 +12,7 @@ use crate::server::*;
 
 fn at(sequence: u64) -> Option<Timestamp> {
     Some(Timestamp::from_unix_nanos(
-        (1_800_000_000 + sequence) * 1_000_000_000,
+        (1_700_000_000 + sequence) * 1_000_000_000,
     ))
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use ebpf_hello_collector::{
     log::{Appended, BatchKey, Log, LogError, Memory, Range, Reader},
     serve::Options,
+    token::TokenKey,
 };
 use ebpf_hello_proto::v1::{
     self, collector_service_client::CollectorServiceClient, publish_request::Message as Ask,
@@ -305,6 +306,10 @@ struct Failing(Memory, AtomicBool);
 impl Log for Failing {
     fn id(&self) -> &str {
         self.0.id()
+    }
+
+    fn token_key(&self) -> &TokenKey {
+        self.0.token_key()
     }
 
     async fn last(&self, node: &str) -> Result<Option<BatchKey>, LogError> {

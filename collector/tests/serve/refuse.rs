@@ -1,6 +1,10 @@
 use std::sync::Arc;
 
-use ebpf_hello_collector::{log::Memory, serve::Options};
+use ebpf_hello_collector::{
+    log::{Memory, Place},
+    serve::Options,
+    token,
+};
 use ebpf_hello_proto::v1::{self, observer_service_client::ObserverServiceClient};
 use prost_types::FieldMask;
 use tonic::{Code, Status};
@@ -94,7 +98,11 @@ async fn every_bad_input_names_its_field_and_what_was_expected() {
 #[tokio::test]
 async fn a_token_from_after_the_end_is_refused_not_ignored() {
     let server = start().await;
-    let token = format!("{}/77/0", server.log.id());
+    let place = Place {
+        position: 77,
+        event: 0,
+    };
+    let token = token::encode(server.log.as_ref(), place);
     let request = v1::ObserveRequest {
         resume_token: token,
         ..live()

@@ -104,6 +104,11 @@ pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
 // === impl Server ===
 
 impl Server {
+    #[cfg(feature = "api-tests")]
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// A connection over the Unix socket that takes at most so many bytes that nobody reads.
     pub(crate) async fn channel(&self, window: u32) -> Channel {
         let socket = self.socket.clone();
@@ -171,7 +176,7 @@ pub(crate) fn batch(number: u64, events: u64) -> v1::Batch {
                 v1::BatchedEvent {
                     event: Some(v1::Event {
                         time: Some(Timestamp::from_unix_nanos(
-                            (1_800_000_000 + sequence) * 1_000_000_000,
+                            (1_700_000_000 + sequence) * 1_000_000_000,
                         )),
                         cpu: Some(0),
                         sequence,

@@ -23,9 +23,8 @@ use fjall::{
     config::CompressionPolicy,
 };
 
-use super::record;
 use crate::{
-    log::{BatchKey, Entry, memory::random_id, nodes::Nodes},
+    log::{BatchKey, Entry, memory::random_id, nodes::Nodes, record},
     token::TokenKey,
 };
 

@@ -9,7 +9,6 @@
 //! silently: opening it fails, and says what to do.
 
 mod disk;
-mod record;
 mod writer;
 
 use std::{
@@ -31,6 +30,7 @@ use self::{
 use super::{
     Appended, BatchKey, DEFAULT_MEMORY, Entry, Log, LogError, Next, Range, Reader, decode,
     nodes::Nodes,
+    record,
     tail::{Found, Tail},
 };
 use crate::token::TokenKey;

@@ -14,9 +14,8 @@ use tokio::{
 use super::{
     Shared, StoreOptions,
     disk::{Addition, Disk, Extent},
-    record,
 };
-use crate::log::{Appended, BatchKey, Entry, LogError};
+use crate::log::{Appended, BatchKey, Entry, LogError, record};
 
 /// Batches that wait for the writer at most; who appends more waits.
 pub(super) const QUEUE: usize = 256;

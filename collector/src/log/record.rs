@@ -1,4 +1,4 @@
-//! How an entry lies in the store: a header, then the batch, compressed with zstd.
+//! How an entry lies in the store, and in a message of NATS: a header, then the batch, compressed with zstd.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ebpf_hello_proto::wire;
 use prost::Message as _;
 
-use crate::log::{BatchKey, Entry};
+use super::{BatchKey, Entry};
 
 /// First byte of a record.
 const VERSION: u8 = 1;
@@ -41,16 +41,20 @@ pub(super) fn stored(record: &[u8]) -> Result<u64, String> {
 
 /// The entry of a record.
 pub(super) fn entry(position: u64, record: &[u8]) -> Result<Entry, String> {
-    let (stored, len) = header(record)?;
-    let batch = zstd::bulk::decompress(&record[HEADER..], len)
-        .map_err(|error| format!("entry {position}: {error}"))?;
-    let batch = wire::Batch::decode(Bytes::from(batch))
-        .map_err(|error| format!("entry {position}: {error}"))?;
+    let stored = stored(record)?;
     Ok(Entry {
         position,
         stored: SystemTime::UNIX_EPOCH + Duration::from_nanos(stored),
-        batch,
+        batch: batch(record).map_err(|error| format!("entry {position}: {error}"))?,
     })
+}
+
+/// The batch of a record.
+pub(super) fn batch(record: &[u8]) -> Result<wire::Batch, String> {
+    let (_, len) = header(record)?;
+    let batch =
+        zstd::bulk::decompress(&record[HEADER..], len).map_err(|error| error.to_string())?;
+    wire::Batch::decode(Bytes::from(batch)).map_err(|error| error.to_string())
 }
 
 fn header(record: &[u8]) -> Result<(u64, usize), String> {
