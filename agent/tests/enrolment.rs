@@ -1,5 +1,10 @@
 //! A node enrols at a collector, over real TLS, and keeps its certificate.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
