@@ -84,6 +84,15 @@ impl ConnectArgs {
         self.server.is_some() || env::var_os(VARIABLE).is_some()
     }
 
+    /// The same with the server chosen for good: whoever reconnects means the one it was connected to, also when
+    /// that one's socket is gone.
+    pub(crate) fn settled(&self) -> Self {
+        ConnectArgs {
+            server: Some(self.url()),
+            ..self.clone()
+        }
+    }
+
     /// The server's address.
     pub(crate) fn url(&self) -> String {
         let chosen = self.server.clone().or_else(|| env::var(VARIABLE).ok());
