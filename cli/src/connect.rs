@@ -248,10 +248,10 @@ fn advice(address: &Address, error: &tonic::transport::Error) -> &'static str {
         _ if says("UnknownIssuer") => {
             ": its certificate is of an authority that is not trusted here: give the collector's ca.crt with --ca"
         }
-        _ if says("NotValidForName") => {
+        _ if says("not valid for name") => {
             ": its certificate is for other names: use one of them in --server"
         }
-        _ if says("Expired") || says("NotValidYet") => {
+        _ if says("certificate expired") || says("not valid yet") => {
             ": its certificate is not valid now: check this machine's clock, then the collector"
         }
         Address::Tls if says("InvalidContentType") || says("corrupt message") => {

@@ -359,11 +359,11 @@ fn hint(error: &tonic::transport::Error) -> &'static str {
     let text = chain(error);
     if text.contains("UnknownIssuer") {
         " (its certificate is of an authority that is not trusted here: give the collector's with --ca)"
-    } else if text.contains("NotValidForName") {
+    } else if text.contains("not valid for name") {
         " (its certificate is for other names: use one of them, or add this one at the collector)"
-    } else if text.contains("NotValidYet") {
+    } else if text.contains("not valid yet") {
         " (its certificate is not valid yet: check this machine's clock)"
-    } else if text.contains("Expired") {
+    } else if text.contains("certificate expired") {
         " (its certificate has expired: check this machine's clock, then the collector)"
     } else {
         ""
