@@ -52,6 +52,14 @@ pub(crate) fn explain(status: &Status, selection: &Selection) -> anyhow::Error {
     let error = anyhow::anyhow!(text(status, selection));
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => error.context(Unreachable),
+        // No answer at all: what listens there speaks something else, or the connection broke.
+        Code::Unknown
+            if status
+                .source()
+                .is_some_and(|cause| cause.is::<tonic::transport::Error>()) =>
+        {
+            error.context(Unreachable)
+        }
         _ => error,
     }
 }

@@ -185,16 +185,21 @@ impl Edited {
         self.assert_left_alone();
     }
 
-    /// The first generation of the cgroup that is edited; each edit is one more.
-    fn first_generation(&self) -> u64 {
-        let events = self.of(self.edited.0);
-        events.iter().map(|event| generation(event)).min().unwrap()
+    /// Generations from before the edits: of the cgroup that is edited, and the last of all. Which cgroup has its
+    /// policy first is as the kernel lists them.
+    fn first_generations(&self) -> (u64, u64) {
+        let first = |cgroup| {
+            let events = self.of(cgroup);
+            events.iter().map(|event| generation(event)).min().unwrap()
+        };
+        let edited = first(self.edited.0);
+        (edited, edited.max(first(self.alone.0)))
     }
 
     fn assert_each_event_is_of_its_generation(&self) {
-        let first = self.first_generation();
+        let first = self.first_generations();
         for event in self.of(self.edited.0) {
-            let number = generation(event) - first;
+            let number = edit_of(first, generation(event));
             assert!(number <= EDITS, "{event:?}");
             let expected = usize::try_from(number % 2).unwrap();
             assert_eq!(policy_of(event), Some(expected), "{event:?}");
@@ -216,14 +221,14 @@ impl Edited {
     /// In each generation the first of so many calls is an event, and no other.
     fn assert_sampled(&self) {
         let left_out = left_out(&self.events, self.edited.0);
-        let first = self.first_generation();
+        let first = self.first_generations();
         let mut sampled: BTreeMap<u64, u64> = BTreeMap::new();
         for event in self.of(self.edited.0) {
             let (name, _) = SAMPLING[policy_of(event).unwrap()];
             *sampled.entry(generation(event)).or_default() += u64::from(name_of(event) == name);
         }
         for (generation, events) in sampled {
-            let (_, sampling) = SAMPLING[usize::try_from((generation - first) % 2).unwrap()];
+            let (_, sampling) = SAMPLING[usize::try_from(edit_of(first, generation) % 2).unwrap()];
             let calls = events + left_out.get(&generation).copied().unwrap_or(0);
             assert_eq!(events, calls.div_ceil(sampling), "generation {generation}");
         }
@@ -261,10 +266,12 @@ impl Edited {
     /// From the end of each edit to the first event under it, sorted. An edit that was edited away
     /// before the next call has none.
     fn latencies(&self) -> Vec<Duration> {
-        let first = self.first_generation();
+        let first = self.first_generations();
         let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
         for event in self.of(self.edited.0) {
-            let at = seen.entry(generation(event) - first).or_insert(u64::MAX);
+            let at = seen
+                .entry(edit_of(first, generation(event)))
+                .or_insert(u64::MAX);
             *at = time(event).min(*at);
         }
         let edits = (1..).zip(&self.edits);
@@ -292,6 +299,15 @@ impl Edited {
             latencies.last().unwrap(),
         );
         latencies
+    }
+}
+
+/// The edit that made a generation of the cgroup that is edited, from 1: each makes one. 0 before the first.
+fn edit_of((first, last): (u64, u64), generation: u64) -> u64 {
+    if generation == first {
+        0
+    } else {
+        generation - last
     }
 }
 

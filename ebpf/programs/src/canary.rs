@@ -5,13 +5,13 @@ use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use ebpf_hello_abi::{
-    Abi, CANARY_ARGUMENT, CpuLedger, Fate, Handler, Header, HeaderFlags, RecordKind, SyscallRecord,
-    canary_call, canary_exec,
+    Abi, CANARY_ARGUMENT, CpuLedger, Fate, Handler, Header, HeaderFlags, RecordKind, SelfKind,
+    SyscallRecord, canary_call, canary_exec,
 };
 
 use crate::{
     config::{config, offset},
-    emit, maps,
+    emit, maps, ourselves,
     task::{Address, Task},
 };
 
@@ -40,7 +40,8 @@ pub(crate) fn nonce_of(ctx: &RawTracePointContext, number: u32, abi: u32) -> u64
 /// Tells the announced call.
 #[inline(always)]
 pub(crate) fn report_call(number: u32, nonce: u64) {
-    let handler = Handler::Trace;
+    // Decided here, as what is ours: no handler of the policy is asked.
+    let handler = Handler::Dispatch;
     let (Some(scratch), Some(ledger)) = (emit::scratch(), emit::ledger()) else {
         return;
     };
@@ -78,9 +79,20 @@ pub(crate) fn settle(ledger: &mut CpuLedger, sent: bool) {
 /// Whether this exec is a child's that the agent announced.
 #[inline(always)]
 pub(crate) fn is_exec(task: Task) -> bool {
-    maps::CANARIES
-        .get_ptr(canary_exec(task.parent().tgid()))
-        .is_some()
+    is_announced(task.parent().tgid())
+}
+
+/// Takes a child that will exec the canary for ours: what it does before is nobody's business.
+#[inline(always)]
+pub(crate) fn follow_fork(parent: u32, child: u32) {
+    if is_announced(parent) {
+        ourselves::take(child, SelfKind::Program, 0);
+    }
+}
+
+#[inline(always)]
+fn is_announced(parent: u32) -> bool {
+    maps::CANARIES.get_ptr(canary_exec(parent)).is_some()
 }
 
 /// Run by the loader on the thread that will make the canary, never attached. Arguments: the nonce, or 0 to

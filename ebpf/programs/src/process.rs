@@ -300,6 +300,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     process.previous_comm = [0; 16];
     let _ = maps::PROCESSES.insert(child_tgid, process, 0);
     executable::inherit(parent_tgid, child_tgid);
+    canary::follow_fork(parent_tgid, child_tgid);
     if !is_reported(Handler::ProcessFork, parent_tgid, false) {
         return 0;
     }
