@@ -9,9 +9,14 @@ use std::{
 };
 
 use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
-use ebpf_hello_policy::{Arch, Filter, Host, Subject, Table, compile};
+use ebpf_hello_policy::{Arch, Table};
 
-use crate::{cgroups::Cgroup, policies::Policies, programming::table_spec};
+use crate::{
+    cgroups::{Cgroup, below},
+    policies::Policies,
+    programming::table_spec,
+    selection::Selection,
+};
 
 /// Outcomes there is room for, the default included.
 const OUTCOMES: u32 = 65_536;
@@ -25,12 +30,17 @@ struct Outcome {
 }
 
 /// What every cgroup should have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
     default: Arc<Table>,
     /// Cgroups whose table is not the default, parents first.
     others: Vec<(u64, Arc<Table>)>,
+    /// Cgroups that are yet to come, by parent and name, whose table is not their parent's.
+    names: Vec<(Name, Arc<Table>)>,
 }
+
+/// A cgroup that is yet to come: the id of the one it will be in, its directory's name.
+type Name = (u64, String);
 
 /// What every cgroup has.
 #[derive(Debug)]
@@ -38,6 +48,8 @@ pub(crate) struct Assignment {
     arch: Arch,
     policies: Arc<Policies>,
     outcomes: BTreeMap<u32, Outcome>,
+    /// Outcomes of cgroups that are yet to come, as the kernel has them.
+    names: BTreeMap<Name, u32>,
     generation: u64,
     /// The number last given. Numbers are used in turn, so that a cgroup that inherited one a
     /// moment ago never finds it meaning something else.
@@ -50,39 +62,33 @@ pub(crate) struct Summary {
     pub(crate) outcomes: usize,
     pub(crate) exhausted: usize,
     pub(crate) generation: u64,
+    /// Cgroups that are foretold.
+    pub(crate) names: usize,
 }
 
 impl Desired {
-    /// What `filters` ask of every one of `cgroups`.
-    pub(crate) fn new(filters: &[Filter], cgroups: &[Cgroup], arch: Arch) -> Self {
-        let table = |cgroup: Option<String>| {
-            let subject = Subject::Host(Host {
-                cgroup,
-                ..Host::default()
-            });
-            let selected: Vec<bool> = filters
-                .iter()
-                .map(|filter| filter.selects(&subject))
-                .collect();
-            (selected, subject)
+    /// What the filters ask of every one of `cgroups`, and of those that they foretell in them.
+    pub(crate) fn new(selection: &mut Selection, cgroups: &[Cgroup]) -> Self {
+        let mut desired = Desired {
+            default: selection.table(None),
+            others: Vec::new(),
+            names: Vec::new(),
         };
-        // Cgroups that the same filters select have the same table.
-        let mut compiled: HashMap<Vec<bool>, Arc<Table>> = HashMap::new();
-        let mut table_of = |cgroup: Option<String>| {
-            let (selected, subject) = table(cgroup);
-            Arc::clone(
-                compiled
-                    .entry(selected)
-                    .or_insert_with(|| Arc::new(compile(filters, &subject, arch).table)),
-            )
-        };
-        let default = table_of(None);
-        let others = cgroups
-            .iter()
-            .map(|cgroup| (cgroup.id, table_of(Some(cgroup.path.clone()))))
-            .filter(|(_, table)| *table != default)
-            .collect();
-        Desired { default, others }
+        if !selection.names_cgroups() {
+            return desired;
+        }
+        for cgroup in cgroups {
+            let table = selection.table(Some(&cgroup.path));
+            let names = foretold(selection, &cgroup.path, &table);
+            let names = names
+                .into_iter()
+                .map(|(name, named)| ((cgroup.id, name), named));
+            desired.names.extend(names);
+            if table != desired.default {
+                desired.others.push((cgroup.id, table));
+            }
+        }
+        desired
     }
 
     /// The policy of every cgroup without one of its own.
@@ -110,6 +116,7 @@ impl Assignment {
             arch,
             policies,
             outcomes: BTreeMap::new(),
+            names: BTreeMap::new(),
             generation: 0,
             last: DEFAULT_OUTCOME,
         }
@@ -137,6 +144,8 @@ impl Assignment {
             }
             stays
         });
+        let named: HashSet<&Name> = desired.names.iter().map(|(name, _)| name).collect();
+        self.unbind_names(|name| named.contains(name), kernel);
         self.drop_empty(&members, kernel)?;
         let outcomes = self.choose(&desired.tables(), &wanted, &members);
         for (table, outcome) in &outcomes {
@@ -155,7 +164,104 @@ impl Assignment {
                 members.insert(*cgroup, *outcome);
             }
         }
+        for (name, table) in &desired.names {
+            self.bind_name(name, table, kernel)?;
+        }
         self.drop_empty(&members, kernel)
+    }
+
+    /// Gives a cgroup that came a moment ago its table, and those that the filters foretell in it.
+    pub(crate) fn place(
+        &mut self,
+        id: u64,
+        path: &str,
+        selection: &mut Selection,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        let table = selection.table(Some(path));
+        let present = kernel.outcome_of(id)?;
+        let outcome = if self.is_default(&table) {
+            DEFAULT_OUTCOME
+        } else {
+            self.outcome_with(&table)
+                .unwrap_or_else(|| self.next_number())
+        };
+        if outcome != DEFAULT_OUTCOME {
+            self.program(outcome, &table, kernel)?;
+        }
+        match present {
+            Some(present) if present == outcome => {}
+            Some(_) if outcome == DEFAULT_OUTCOME => kernel.unbind_cgroup(id),
+            None if outcome == DEFAULT_OUTCOME => {}
+            _ => kernel.bind_cgroup(id, outcome, false)?,
+        }
+        for (name, named) in foretold(selection, path, &table) {
+            self.bind_name(&(id, name), &named, kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was foretold in a cgroup that is gone.
+    pub(crate) fn forget(&mut self, id: u64, kernel: &mut Kernel) {
+        self.unbind_names(|(parent, _)| *parent != id, kernel);
+    }
+
+    /// Gives a cgroup that is yet to come its table. Where that cannot be, the cgroup is placed
+    /// when it comes.
+    fn bind_name(
+        &mut self,
+        name: &Name,
+        table: &Arc<Table>,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        let known = if self.is_default(table) {
+            Some(DEFAULT_OUTCOME)
+        } else {
+            self.outcome_with(table)
+        };
+        let outcome = match known {
+            Some(outcome) => outcome,
+            // Those that are there need tables more than those that may come.
+            None if kernel.tables_in_use() < kernel.table_capacity() as usize / 2 => {
+                let outcome = self.next_number();
+                self.program(outcome, table, kernel)?;
+                outcome
+            }
+            None => return Ok(()),
+        };
+        if self.names.get(name) == Some(&outcome) {
+            return Ok(());
+        }
+        match kernel.bind_name(Some(name.0), &name.1, outcome) {
+            Ok(()) => {
+                self.names.insert(name.clone(), outcome);
+            }
+            Err(error) => tracing::debug!(name = name.1, %error, "a cgroup is not foretold"),
+        }
+        Ok(())
+    }
+
+    fn unbind_names(&mut self, stays: impl Fn(&Name) -> bool, kernel: &mut Kernel) {
+        self.names.retain(|name, _| {
+            let stays = stays(name);
+            if !stays {
+                kernel.unbind_name(Some(name.0), &name.1);
+            }
+            stays
+        });
+    }
+
+    fn is_default(&self, table: &Arc<Table>) -> bool {
+        self.outcomes
+            .get(&DEFAULT_OUTCOME)
+            .is_some_and(|outcome| outcome.table == *table)
+    }
+
+    fn outcome_with(&self, table: &Arc<Table>) -> Option<u32> {
+        self.outcomes
+            .iter()
+            .find(|(id, outcome)| **id != DEFAULT_OUTCOME && outcome.table == *table)
+            .map(|(id, _)| *id)
     }
 
     /// An outcome for each table: the one that has it; else one all of whose cgroups want it now,
@@ -271,7 +377,11 @@ impl Assignment {
         members: &HashMap<u64, u32>,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
-        let used: HashSet<u32> = members.values().copied().collect();
+        let used: HashSet<u32> = members
+            .values()
+            .chain(self.names.values())
+            .copied()
+            .collect();
         let empty: Vec<u32> = self
             .outcomes
             .keys()
@@ -291,6 +401,29 @@ impl Assignment {
             outcomes: self.outcomes.len(),
             exhausted: self.outcomes.values().filter(exhausted).count(),
             generation: self.generation,
+            names: self.names.len(),
         }
     }
+}
+
+/// What the filters spell out in the cgroup at `path`, whose table is `table`, as far as a child
+/// does not simply inherit that.
+fn foretold(
+    selection: &mut Selection,
+    path: &str,
+    table: &Arc<Table>,
+) -> Vec<(String, Arc<Table>)> {
+    let names: Vec<String> = selection
+        .names_in(path)
+        .into_iter()
+        .map(ToOwned::to_owned)
+        .collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let named = selection.table(Some(&below(path, &name)));
+            (name, named)
+        })
+        .filter(|(_, named)| named != table)
+        .collect()
 }

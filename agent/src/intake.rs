@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, mpsc::SyncSender};
 
-use ebpf_hello_loader::{Record, RecordError, Sink, abi::Handler};
+use ebpf_hello_loader::{CgroupView, Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
     event::{Memory, Origin, event},
+    follower::Changes,
     processes::Processes,
     wall::Wall,
 };
@@ -32,16 +33,23 @@ pub(crate) struct Intake {
     wall: Wall,
     batch: Batch,
     out: SyncSender<Batch>,
+    changes: Changes,
 }
 
 impl Intake {
-    pub(crate) fn new(origin: Arc<Origin>, processes: Processes, out: SyncSender<Batch>) -> Self {
+    pub(crate) fn new(
+        origin: Arc<Origin>,
+        processes: Processes,
+        out: SyncSender<Batch>,
+        changes: Changes,
+    ) -> Self {
         Intake {
             origin,
             memory: Memory::new(processes),
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
+            changes,
         }
     }
 }
@@ -59,6 +67,10 @@ impl Sink for Intake {
         if self.batch.len() == BATCH {
             self.flush();
         }
+    }
+
+    fn cgroup(&mut self, change: CgroupView<'_>) {
+        self.changes.send(change.into());
     }
 
     fn malformed(&mut self, error: RecordError) {

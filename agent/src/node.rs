@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -12,30 +12,26 @@ use std::{
 use ebpf_hello_loader::{
     Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
 };
-use ebpf_hello_policy::{self as policy, Arch, Filter, Table};
+use ebpf_hello_policy::{self as policy, Arch, Filter};
 use ebpf_hello_proto::v1::Ledger;
 
 use crate::{
     Accounts, Batch, Item, Status,
-    assignment::{Assignment, Desired},
-    cgroups,
     event::{Origin, syscall_name},
+    follower::{self, Changes, Core},
     intake::Intake,
     ledger,
+    placement::Placement,
     policies::Policies,
     processes::Processes,
     seed,
-    status::{ExecSourceStatus, TableStatus},
+    status::{CgroupStatus, ExecSourceStatus, TableStatus},
     waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
 /// fill, and what is lost is lost (and counted) in the kernel.
 const QUEUE: usize = 64;
-/// Passes over the cgroup tree until one changes nothing; a tree that never rests is left to the
-/// next sweep.
-const PASSES: u32 = 5;
-
 /// What can go wrong in the pipeline.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -58,8 +54,17 @@ pub enum AgentError {
     #[error("cannot list the processes in /proc: {0}")]
     Proc(String),
     /// A thread could not be started.
-    #[error("cannot start the ring buffer reader's thread")]
-    Thread(#[source] std::io::Error),
+    #[error("cannot start the thread `{name}`")]
+    Thread {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The reader could not be told to end.
+    #[error("cannot end the ring buffer reader")]
+    Stop(#[source] std::io::Error),
     /// The reader's thread panicked.
     #[error("the ring buffer reader's thread panicked")]
     ReaderPanicked,
@@ -109,20 +114,14 @@ pub struct Counters {
     pub syscalls_overflow: u64,
 }
 
-/// The filters, and what they have become in the kernel.
-struct Policy {
-    filters: Vec<Filter>,
-    assignment: Assignment,
-    default: Arc<Table>,
-}
-
 /// A running node.
 pub struct Node {
-    kernel: Mutex<Kernel>,
-    policy: Mutex<Policy>,
+    core: Arc<Core>,
     stop: StopHandle,
     received: Arc<ReaderCounters>,
     reader: Mutex<Option<JoinHandle<Result<(), LoadError>>>>,
+    /// Ends after the reader.
+    follower: Mutex<Option<JoinHandle<()>>>,
     /// For what is told at the end; the receiver ends when it goes.
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
@@ -159,20 +158,19 @@ impl Node {
         for _ in &older {
             accounts.add_synthetic();
         }
-        let mut policy = Policy {
-            filters: options.filters.clone(),
-            assignment: Assignment::new(arch, policies),
-            default: Arc::default(),
-        };
-        program(&mut policy, &mut kernel)?;
-        let intake = Intake::new(Arc::clone(&origin), processes, out.clone());
+        let mut placement = Placement::new(options.filters.clone(), policies);
+        placement.program(&mut kernel)?;
+        let core = Arc::new(Core::new(kernel, placement));
+        let (changes, changed) = Changes::new();
+        let follower = follower::spawn(Arc::clone(&core), changed)?;
+        let intake = Intake::new(Arc::clone(&origin), processes, out.clone(), changes);
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
-            kernel: Mutex::new(kernel),
-            policy: Mutex::new(policy),
+            core,
             stop,
             received,
             reader: Mutex::new(Some(reader)),
+            follower: Mutex::new(Some(follower)),
             out: Mutex::new(Some(out)),
             origin,
             accounts,
@@ -187,30 +185,23 @@ impl Node {
     /// # Errors
     /// What keeps it from being programmed; what could be programmed then is.
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
-        let mut policy = self.policy();
-        policy.filters = filters;
-        program(&mut policy, &mut self.kernel())
+        self.core
+            .placement()
+            .replace(filters, &mut self.core.kernel())
     }
 
-    /// Looks at the cgroup tree again: for new cgroups that a filter names, for limits of those
-    /// that are gone.
+    /// Looks at the cgroup tree again: for what the kernel could not tell of it, and for limits of
+    /// cgroups that are gone.
     ///
     /// # Errors
     /// As [`Node::apply`].
     pub fn sweep(&self) -> Result<(), AgentError> {
-        let mut policy = self.policy();
-        let mut kernel = self.kernel();
-        if policy.filters.iter().any(Filter::names_cgroups) {
-            program(&mut policy, &mut kernel)?;
-        }
-        if let Some(mount) = cgroups::mount()
-            && let Ok(tree) = cgroups::walk(&mount)
-        {
-            let alive: std::collections::HashSet<u64> =
-                tree.iter().map(|cgroup| cgroup.id).collect();
-            kernel.sweep_buckets(|cgroup| alive.contains(&cgroup))?;
-        }
-        Ok(())
+        self.core.placement().sweep(&mut self.core.kernel())
+    }
+
+    /// The path of a living cgroup from the root of the cgroup v2 mount, by its id.
+    pub fn cgroup_path(&self, id: u64) -> Option<String> {
+        self.core.placement().tree().path(id).map(ToOwned::to_owned)
     }
 
     /// Where the consumer notes what became of each event.
@@ -223,7 +214,7 @@ impl Node {
     /// # Errors
     /// The kernel refused to look.
     pub fn find_readers(&self) -> Result<(), AgentError> {
-        Ok(self.kernel().find_readers()?)
+        Ok(self.core.kernel().find_readers()?)
     }
 
     /// Detaches every program, reads what is left and ends the reader. The receiver ends once
@@ -232,8 +223,9 @@ impl Node {
     /// # Errors
     /// A program that could not be detached, or a reader that failed.
     pub fn drain(&self) -> Result<(), AgentError> {
-        self.kernel().detach()?;
-        self.stop.stop().map_err(AgentError::Thread)?;
+        self.core.placement().close();
+        self.core.kernel().detach()?;
+        self.stop.stop().map_err(AgentError::Stop)?;
         let reader = self
             .reader
             .lock()
@@ -244,6 +236,14 @@ impl Node {
             Some(Ok(result)) => result.map_err(AgentError::from),
             Some(Err(_)) => Err(AgentError::ReaderPanicked),
         };
+        let follower = self
+            .follower
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if follower.is_some_and(|follower| follower.join().is_err()) {
+            tracing::error!("the thread that follows cgroups panicked");
+        }
         let told = self.tell_waiting();
         read.and(told)
     }
@@ -255,7 +255,7 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let calls = self.kernel().waiting_calls()?;
+        let calls = self.core.kernel().waiting_calls()?;
         let batch: Batch = calls
             .iter()
             .filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin))
@@ -275,7 +275,7 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn ledger(&self) -> Result<Ledger, AgentError> {
-        let kernel = self.kernel();
+        let kernel = self.core.kernel();
         Ok(ledger::ledger(
             &kernel.ledger()?,
             &kernel.counts()?,
@@ -289,7 +289,7 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn sequences(&self) -> Result<Vec<u64>, AgentError> {
-        Ok(self.kernel().ledger()?.sequences())
+        Ok(self.core.kernel().ledger()?.sequences())
     }
 
     /// The counting handlers' counters.
@@ -297,7 +297,7 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn counters(&self) -> Result<Counters, AgentError> {
-        Ok(counters(&self.kernel().counts()?, Arch::host()))
+        Ok(counters(&self.core.kernel().counts()?, Arch::host()))
     }
 
     /// What the instance is, has and did.
@@ -306,11 +306,12 @@ impl Node {
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
         let ledger = self.ledger()?;
-        let policy = self.policy();
-        let kernel = self.kernel();
+        let policy = self.core.placement();
+        let kernel = self.core.kernel();
+        let counts = kernel.counts()?;
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &policy.default.native;
-        let summary = policy.assignment.summary();
+        let half = &policy.default().native;
+        let summary = policy.summary();
         Ok(Status {
             version: version.to_owned(),
             pid: kernel.tgid(),
@@ -331,10 +332,16 @@ impl Node {
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
                 filters: policy
-                    .filters
+                    .filters()
                     .iter()
                     .map(|filter| filter.name().to_string())
                     .collect(),
+            },
+            cgroups: CgroupStatus {
+                known: policy.tree().len(),
+                foretold: summary.names,
+                untold: counts.cgroup_changes_overflow,
+                without_room: counts.cgroups_overflow,
             },
             ring_shards,
             ring_bytes,
@@ -344,41 +351,6 @@ impl Node {
             ledger,
         })
     }
-
-    fn policy(&self) -> MutexGuard<'_, Policy> {
-        // A panic while it was held left at worst a policy half programmed; the next one is whole.
-        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn kernel(&self) -> MutexGuard<'_, Kernel> {
-        // A panic while it was held left at worst a map half read.
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
-fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
-    let arch = Arch::host();
-    let mut before = None;
-    for _ in 0..PASSES {
-        let cgroups = if policy.filters.iter().any(Filter::names_cgroups) {
-            let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
-            cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
-                mount: mount.display().to_string(),
-                error,
-            })?
-        } else {
-            Vec::new()
-        };
-        let desired = Desired::new(&policy.filters, &cgroups, arch);
-        if before.as_ref() == Some(&desired) {
-            break;
-        }
-        policy.assignment.apply(&desired, kernel)?;
-        policy.default = desired.default();
-        before = Some(desired);
-    }
-    Ok(())
 }
 
 fn exec_source(attached: bool) -> ExecSourceStatus {
@@ -435,7 +407,10 @@ fn spawn(
             drop(out);
             reader.run(&mut intake)
         })
-        .map_err(AgentError::Thread)
+        .map_err(|error| AgentError::Thread {
+            name: "ring-reader",
+            error,
+        })
 }
 
 fn counters(counts: &Counts, arch: Arch) -> Counters {

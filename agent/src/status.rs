@@ -30,6 +30,8 @@ pub struct Status {
     pub sys_exit_attached: bool,
     /// Tables.
     pub tables: TableStatus,
+    /// Cgroups.
+    pub cgroups: CgroupStatus,
     /// Ring buffers in use.
     pub ring_shards: u32,
     /// Bytes of each.
@@ -52,6 +54,21 @@ pub struct ExecSourceStatus {
     pub source: &'static str,
     /// Why this one.
     pub reason: &'static str,
+}
+
+/// Cgroups of version 2.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupStatus {
+    /// Those that are there.
+    pub known: usize,
+    /// Those that a filter spells out: they have its policy from their first process on.
+    pub foretold: usize,
+    /// Times one came or went while a ring buffer had no room to say so: found by the next sweep.
+    pub untold: u64,
+    /// Those that found no room for their parent's policy, and so had the default's until the next
+    /// sweep.
+    pub without_room: u64,
 }
 
 /// Tail-call tables.

@@ -120,6 +120,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          sys_enter    {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
+         cgroups      {} known, {} foretold by a filter; {} changes untold, {} without room\n\
          rings        {} of {} bytes\n",
         get("/version"),
         get("/pid"),
@@ -142,6 +143,10 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/tables/slots"),
         get("/tables/default"),
         get("/tables/filters"),
+        get("/cgroups/known"),
+        get("/cgroups/foretold"),
+        get("/cgroups/untold"),
+        get("/cgroups/withoutRoom"),
         get("/ringShards"),
         get("/ringBytes"),
     );

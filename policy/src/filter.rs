@@ -17,6 +17,13 @@ use crate::{
     validate,
 };
 
+/// `*` is any part of one directory's name.
+const GLOB: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
 /// A valid `SyscallFilter` or `ClusterSyscallFilter`.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -129,17 +136,26 @@ impl Filter {
             return true;
         };
         let Some(path) = path else { return false };
-        let options = glob::MatchOptions {
-            require_literal_separator: true,
-            ..Default::default()
-        };
         let path = path.trim_end_matches('/');
         let ends = path
             .match_indices('/')
             .map(|(at, _)| at)
             .chain([path.len()]);
         ends.map(|end| if end == 0 { "/" } else { &path[..end] })
-            .any(|ancestor| pattern.matches_with(ancestor, options))
+            .any(|ancestor| pattern.matches_with(ancestor, GLOB))
+    }
+
+    /// The one name that its `matchCgroup` asks for in the cgroup at `parent`: its last part, where
+    /// that is literal and what stands before it matches `parent`.
+    pub fn cgroup_name_in(&self, parent: &str) -> Option<&str> {
+        let (above, name) = self.cgroup.as_ref()?.as_str().rsplit_once('/')?;
+        if name.is_empty() || name.contains(['*', '?', '[']) {
+            return None;
+        }
+        let above = if above.is_empty() { "/" } else { above };
+        // What stands before a slash is no glob where the slash was in brackets.
+        let above = glob::Pattern::new(above).ok()?;
+        above.matches_with(parent, GLOB).then_some(name)
     }
 
     /// Whether no namespaced filter may weaken it.

@@ -7,7 +7,7 @@
 //! machine's init.
 //!
 //! ```text
-//! processes  timers  counts  dispatch  loss  feedback  hostile  instances  refusals    what is proved
+//! processes  timers  counts  dispatch  cgroups  loss  feedback  hostile  instances  refusals    what is proved
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -18,6 +18,7 @@
 )]
 
 mod cgroup;
+mod cgroups;
 mod counts;
 mod dispatch;
 mod events;
@@ -92,6 +93,9 @@ fn main() -> ExitCode {
         policies::a_rule_for_other_users_or_executables_lets_nothing_through,
         policies::a_child_made_under_a_filtered_cgroup_has_its_policy_at_once,
         policies::an_edited_filter_is_applied_and_a_mistake_leaves_the_last_good_one,
+        cgroups::a_new_cgroup_that_a_glob_matches_has_its_policy_before_the_next_sweep,
+        cgroups::a_cgroup_that_a_filter_spells_out_has_its_policy_from_its_first_call_on,
+        cgroups::a_bound_name_counts_in_its_parent_or_everywhere_and_every_change_is_told,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,

@@ -58,7 +58,7 @@ pub mod map {
     pub const OUTCOMES: &str = "OUTCOMES";
     /// cgroup v2 id to outcome id.
     pub const CGROUPS: &str = "CGROUPS";
-    /// Name of a cgroup directory that is yet to come to outcome id.
+    /// Parent and name of a cgroup directory that is yet to come to outcome id.
     pub const CGROUP_NAMES: &str = "CGROUP_NAMES";
     /// Who a slot is for.
     pub const CONDITIONS: &str = "CONDITIONS";

@@ -18,6 +18,8 @@ pub enum RecordKind {
     Path = 6,
     /// [`SockRecord`].
     Sock = 7,
+    /// [`CgroupRecord`], the one kind without a [`Header`].
+    Cgroup = 8,
 }
 
 macro_rules! record {
@@ -248,6 +250,38 @@ record! {
         /// Zero.
         pub padding: u32,
     } size 264
+}
+
+/// What became of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum CgroupChange {
+    /// Its directory was made.
+    Made = 1,
+    /// Its directory was removed.
+    Removed = 2,
+}
+
+/// Bytes of a cgroup directory's name, its NUL included: `NAME_MAX` and one.
+pub const CGROUP_RECORD_NAME: usize = 256;
+
+record! {
+    /// A cgroup v2 directory came or went. For user space alone, no event: it takes no sequence
+    /// number and is in no cell of the ledger.
+    pub struct CgroupRecord {
+        /// [`RecordKind::Cgroup`].
+        pub kind: u16,
+        /// A [`CgroupChange`].
+        pub change: u16,
+        /// Zero.
+        pub padding: u32,
+        /// Its cgroup v2 id, never used again.
+        pub id: u64,
+        /// The id of the cgroup it is in.
+        pub parent: u64,
+        /// The directory's name, NUL-padded.
+        pub name: [u8; CGROUP_RECORD_NAME],
+    } size 280
 }
 
 record! {

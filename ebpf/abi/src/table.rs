@@ -249,6 +249,20 @@ pub struct Bucket {
 /// Length of a cgroup directory's name that outcomes can be bound to, its NUL included.
 pub const CGROUP_NAME: usize = 128;
 
+/// A cgroup directory that is yet to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct CgroupName {
+    /// cgroup v2 id of the directory it will be in; 0 for any.
+    pub parent: u64,
+    /// Its name, NUL-padded.
+    pub name: [u8; CGROUP_NAME],
+}
+
 /// The `number` under which calls out of range are counted.
 pub const OUT_OF_RANGE: u16 = u16::MAX;
 
@@ -286,10 +300,12 @@ pub enum Overflow {
     Cgroups = 3,
     /// Calls whose rate limit or sampling found no room; they count as suppressed.
     Buckets = 4,
+    /// Cgroups that came or went while a ring buffer had no room to say so.
+    CgroupChanges = 5,
 }
 
 /// How many overflow cells there are.
-pub const OVERFLOWS: u32 = 5;
+pub const OVERFLOWS: u32 = 6;
 
 /// What is remembered of a living process, by its tgid in the initial PID namespace.
 #[derive(Clone, Copy, Debug, Default)]
@@ -366,6 +382,7 @@ const _: () = assert!(size_of::<SlotParameters>() == 32);
 const _: () = assert!(size_of::<Condition>() == 136);
 const _: () = assert!(size_of::<BinaryKey>() == 252);
 const _: () = assert!(size_of::<Bucket>() == 24);
+const _: () = assert!(size_of::<CgroupName>() == 136);
 const _: () = assert!(size_of::<CountKey>() == 24);
 const _: () = assert!(size_of::<Process>() == 48);
 const _: () = assert!(size_of::<WhoAmI>() == 32);

@@ -1,6 +1,15 @@
 //! What the counting handlers counted: cumulative, exact, with what found no room beside it.
 
-use ebpf_hello_abi::{CountKey, OUT_OF_RANGE};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, PerCpuArray},
+};
+use ebpf_hello_abi::{CountKey, OUT_OF_RANGE, Overflow, map};
+
+use crate::{
+    LoadError,
+    object::{Shared, take},
+};
 
 /// Calls of one system call in one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +43,57 @@ pub struct Counts {
     pub out_of_range_overflow: u64,
     /// New cgroups that found no room for their parent's outcome, and so had the default's.
     pub cgroups_overflow: u64,
+    /// Cgroups that came or went without a word, because a ring buffer had no room.
+    pub cgroup_changes_overflow: u64,
 }
+
+/// The maps that the programs count in.
+pub(crate) struct Counters {
+    counts: HashMap<MapData, Shared<CountKey>, u64>,
+    execs_by_uid: HashMap<MapData, u32, u64>,
+    overflow: PerCpuArray<MapData, u64>,
+}
+
+// === impl Counters ===
+
+impl Counters {
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Counters {
+            counts: take(ebpf, map::COUNTS)?,
+            execs_by_uid: take(ebpf, map::EXECS_BY_UID)?,
+            overflow: take(ebpf, map::OVERFLOW)?,
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Counts, LoadError> {
+        let mut counts = Counts::default();
+        for entry in self.counts.iter() {
+            let (key, calls) = entry.map_err(LoadError::map(map::COUNTS))?;
+            counts.add(&key.0, calls);
+        }
+        counts.execs_by_uid = self
+            .execs_by_uid
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::EXECS_BY_UID))?;
+        counts.calls_overflow = self.overflowed(Overflow::Counts)?;
+        counts.execs_overflow = self.overflowed(Overflow::ExecsByUid)?;
+        counts.out_of_range_overflow = self.overflowed(Overflow::OutOfRange)?;
+        counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
+        counts.cgroup_changes_overflow = self.overflowed(Overflow::CgroupChanges)?;
+        Ok(counts)
+    }
+
+    fn overflowed(&self, cell: Overflow) -> Result<u64, LoadError> {
+        let cells = self
+            .overflow
+            .get(&(cell as u32), 0)
+            .map_err(LoadError::map(map::OVERFLOW))?;
+        Ok(cells.iter().sum())
+    }
+}
+
+// === impl Counts ===
 
 impl Counts {
     /// All calls out of range.
@@ -47,7 +106,7 @@ impl Counts {
     }
 
     /// Takes one entry of the counting map in.
-    pub(crate) fn add(&mut self, key: &CountKey, calls: u64) {
+    fn add(&mut self, key: &CountKey, calls: u64) {
         if key.number == OUT_OF_RANGE {
             self.out_of_range.push((key.cgroup_id, calls));
             return;

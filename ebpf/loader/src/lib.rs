@@ -8,7 +8,9 @@
 //!
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
+mod adoption;
 pub mod btf;
+mod cgroups;
 mod counts;
 mod error;
 mod exclusion;
@@ -23,16 +25,18 @@ mod record;
 mod table;
 mod tables;
 
+pub use adoption::ProcessAge;
+pub use cgroups::cgroup_mount;
 pub use counts::{CallCount, Counts};
 pub use ebpf_hello_abi as abi;
 pub use error::LoadError;
 pub use exclusion::Exclusion;
 pub use inspect::{MapStatus, ProgramStatus};
-pub use kernel::{ExitSource, Kernel, ProcessAge};
+pub use kernel::{ExitSource, Kernel};
 pub use ledger::KernelLedger;
 pub use machine::NodeScope;
 pub use options::{MAX_TABLES, Options};
 pub use reader::{Reader, ReaderCounters, Sink, StopHandle};
-pub use record::{ExecView, PathView, Record, RecordError};
+pub use record::{CgroupView, Entry, ExecView, PathView, Record, RecordError};
 pub use table::{ConditionSpec, HalfSpec, Handler, SlotSpec, TableSpec};
 pub use tables::{DEFAULT_OUTCOME, Programmed};

@@ -12,8 +12,8 @@ use aya_ebpf::{
     maps::RingBuf,
 };
 use ebpf_hello_abi::{
-    CGROUP_NAME, CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord,
-    RecordKind, SlotParameters, SockRecord,
+    CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord, RecordKind,
+    SlotParameters, SockRecord,
 };
 
 use crate::{atomic, config::config, maps, task::Task};
@@ -42,7 +42,6 @@ pub(crate) struct Scratch {
     pub(crate) binary: BinaryLookup,
     /// A path that is written from its end; what lies behind [`MATCHED_PATH`] stays zero.
     pub(crate) backward: [u8; 2 * 256],
-    pub(crate) name: [u8; CGROUP_NAME],
     /// Holder of this scratch, where programs can be preempted.
     busy: u64,
 }
@@ -234,10 +233,18 @@ pub(crate) fn stamp(
 /// Sends `length` bytes at `record`, which [`stamp`] began.
 #[inline(always)]
 pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, handler: Handler) {
+    if !post(record, length) {
+        count(ledger, handler, Fate::LostRingFull);
+    }
+}
+
+/// Puts `length` bytes at `record` into this CPU's ring; false when it has no room.
+#[inline(always)]
+pub(crate) fn post(record: *const u8, length: usize) -> bool {
     // SAFETY: the helper has no preconditions.
     let shard = unsafe { bpf_get_smp_processor_id() } & config!(shard_mask);
     // One call each: the verifier wants to know which map a call is for.
-    let sent = match shard {
+    match shard {
         0 => output(&maps::RING_0, 0, record, length),
         1 => output(&maps::RING_1, 1, record, length),
         2 => output(&maps::RING_2, 2, record, length),
@@ -246,9 +253,6 @@ pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, han
         5 => output(&maps::RING_5, 5, record, length),
         6 => output(&maps::RING_6, 6, record, length),
         _ => output(&maps::RING_7, 7, record, length),
-    };
-    if !sent {
-        count(ledger, handler, Fate::LostRingFull);
     }
 }
 

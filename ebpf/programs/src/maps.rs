@@ -5,12 +5,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use ebpf_hello_abi::{
-    BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME, Condition,
-    CountKey, CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE,
-    SlotParameters, WhoAmI,
+    BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CgroupName, Condition, CountKey,
+    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE, SlotParameters, WhoAmI,
 };
 
-use crate::emit::{Executable, Scratch};
+use crate::{
+    cgroups::Change,
+    emit::{Executable, Scratch},
+};
 
 #[map]
 pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PER_TABLE, 0);
@@ -25,8 +27,10 @@ pub(crate) static OUTCOMES: Array<u64> = Array::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, 0);
 #[map]
-pub(crate) static CGROUP_NAMES: HashMap<[u8; CGROUP_NAME], u32> =
-    HashMap::with_max_entries(8_192, 0);
+pub(crate) static CGROUP_NAMES: HashMap<CgroupName, u32> = HashMap::with_max_entries(8_192, 0);
+/// Room to work in for who makes or removes a cgroup.
+#[map]
+pub(crate) static CGROUP_CHANGE: Array<Change> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static CONDITIONS: Array<Condition> = Array::with_max_entries(4_096, 0);
