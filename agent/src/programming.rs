@@ -99,8 +99,7 @@ fn slot_spec<'t>(
         };
     }
     if slot.denied {
-        // A call that was entered must be known as such at its sys_exit.
-        spec.flags |= SlotFlags::DENIED | if exec { 0 } else { SlotFlags::JOIN };
+        spec.flags |= SlotFlags::DENIED;
     }
     if exec {
         spec.decode = if name == "execveat" {
@@ -248,7 +247,7 @@ mod tests {
         );
         assert_eq!(
             flags("  - {syscalls: [getppid], handler: Trace, denied: true}\n"),
-            SlotFlags::JOIN | SlotFlags::DENIED
+            SlotFlags::DENIED
         );
     }
 

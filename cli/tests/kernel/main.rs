@@ -7,7 +7,7 @@
 //! machine's init.
 //!
 //! ```text
-//! processes  timers  counts  dispatch  cgroups  loss  feedback  hostile  instances  refusals    what is proved
+//! processes  timers  counts  dispatch  cgroups  entered  loss  feedback  hostile  instances  refusals    what is proved
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -21,6 +21,7 @@ mod cgroup;
 mod cgroups;
 mod counts;
 mod dispatch;
+mod entered;
 mod events;
 mod executable;
 mod feedback;
@@ -96,6 +97,9 @@ fn main() -> ExitCode {
         cgroups::a_new_cgroup_that_a_glob_matches_has_its_policy_before_the_next_sweep,
         cgroups::a_cgroup_that_a_filter_spells_out_has_its_policy_from_its_first_call_on,
         cgroups::a_bound_name_counts_in_its_parent_or_everywhere_and_every_change_is_told,
+        entered::a_call_that_sampling_leaves_out_is_not_told_as_refused,
+        #[cfg(target_arch = "x86_64")]
+        entered::a_call_that_finds_no_room_to_wait_is_told_once_and_not_as_refused,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,

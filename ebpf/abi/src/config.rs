@@ -70,6 +70,10 @@ pub struct Config {
     pub nesting_guard: u32,
     /// 1 to report exec, fork and exit; they are followed all the same.
     pub process_events: u32,
+    /// Offset of `task_struct.seccomp.mode`, or [`ABSENT`].
+    pub seccomp_mode: u32,
+    /// Zero.
+    pub padding: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -85,9 +89,11 @@ impl Config {
         has_group_dead: 0,
         nesting_guard: 0,
         process_events: 1,
+        seccomp_mode: ABSENT,
+        padding: 0,
         layout: Layout::ABSENT,
     };
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
-const _: () = assert!(size_of::<Config>() == 40 + size_of::<Layout>());
+const _: () = assert!(size_of::<Config>() == 48 + size_of::<Layout>());

@@ -27,5 +27,6 @@ pub use table::{
     Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
     CONDITION_UIDS, CgroupName, Condition, CountKey, Decode, Exe, MATCHED_PATH, NO_ARGUMENT,
     OUT_OF_RANGE, OVERFLOWS, Outcome, Overflow, Process, SLOTS_PER_ABI, SLOTS_PER_TABLE,
-    SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters, WhoAmI, bitmap_of, slot,
+    SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters, THREAD_WORDS, THREADS, WhoAmI, bitmap_of,
+    slot,
 };

@@ -70,6 +70,8 @@ pub mod map {
     pub const BUCKETS: &str = "BUCKETS";
     /// Calls that wait for their sys_exit, by thread.
     pub const JOINS: &str = "JOINS";
+    /// Threads that entered a call whose refusals are told, one bit for each.
+    pub const ENTERED: &str = "ENTERED";
     /// Per-CPU ledger.
     pub const LEDGER: &str = "LEDGER";
     /// Calls per cgroup, generation and number.

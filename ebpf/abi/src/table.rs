@@ -129,7 +129,8 @@ impl SlotFlags {
     /// The event waits for sys_exit: its rule asks for the return value, or the call's result is
     /// an out-parameter.
     pub const JOIN: u8 = 1;
-    /// Calls that seccomp refused are reported too.
+    /// Calls that seccomp refused are reported too. Who enters such a call is noted, because at
+    /// its sys_exit nothing else tells the two apart.
     pub const DENIED: u8 = 2;
     /// The flags argument points to the flags.
     pub const FLAGS_POINTEE: u8 = 4;
@@ -262,6 +263,11 @@ pub struct CgroupName {
     /// Its name, NUL-padded.
     pub name: [u8; CGROUP_NAME],
 }
+
+/// Thread ids there can be: `PID_MAX_LIMIT` of 64-bit kernels (`include/linux/threads.h`).
+pub const THREADS: u32 = 1 << 22;
+/// Words that hold one bit for each of them.
+pub const THREAD_WORDS: u32 = THREADS / 64;
 
 /// The `number` under which calls out of range are counted.
 pub const OUT_OF_RANGE: u16 = u16::MAX;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
-use crate::CallArguments;
+use crate::{CallArguments, permission};
 
 /// System calls to make.
 #[derive(Clone, Debug)]
@@ -63,6 +63,9 @@ pub(crate) fn call(arguments: &CallArguments) -> anyhow::Result<Value> {
         // 0 is whoever writes it (kernel's Documentation/admin-guide/cgroup-v2.rst).
         std::fs::write(directory.join("cgroup.procs"), "0")
             .with_context(|| format!("cannot move into cgroup {}", directory.display()))?;
+    }
+    if arguments.seccomp {
+        permission::permit()?;
     }
     let cpus = allowed_cpus()?;
     let together = Barrier::new(arguments.threads as usize);

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! calls.rs      call, int80: bare loops, nothing else between two calls
+//! permission.rs  a seccomp filter that refuses nothing
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
@@ -12,6 +13,7 @@
 mod calls;
 mod ending;
 mod objects;
+mod permission;
 mod processes;
 mod timers;
 
@@ -112,6 +114,9 @@ struct CallArguments {
     /// Move into this cgroup v2 directory first.
     #[arg(long)]
     cgroup: Option<PathBuf>,
+    /// Get a seccomp filter first, one that refuses nothing.
+    #[arg(long)]
+    seccomp: bool,
 }
 
 fn main() -> ExitCode {

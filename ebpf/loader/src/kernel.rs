@@ -7,7 +7,9 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId},
 };
-use ebpf_hello_abi::{Bucket, BucketKey, Config, CpuLedger, Join, RINGS, WhoAmI, map, program};
+use ebpf_hello_abi::{
+    ABSENT, Bucket, BucketKey, Config, CpuLedger, Join, RINGS, WhoAmI, map, program,
+};
 
 use crate::{
     Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
@@ -87,6 +89,11 @@ impl Kernel {
             has_group_dead: u32::from(btf.has_group_dead()?),
             nesting_guard: u32::from(machine::is_preempt_rt() || options.force_nesting_guard),
             process_events: u32::from(options.process_events),
+            // Without CONFIG_SECCOMP nothing is refused.
+            seccomp_mode: btf
+                .member("task_struct", "seccomp.mode")
+                .map_or(ABSENT, |member| member.offset),
+            padding: 0,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;

@@ -62,7 +62,8 @@ pub(crate) fn make_maps(options: &Options, config: &Config) -> Result<Ebpf, Load
         .override_global(CONFIG, &shared, true)
         .map_max_entries(map::TABLES, slots)
         .map_max_entries(map::PARAMETERS, slots)
-        .map_max_entries(map::COUNTS, options.count_entries);
+        .map_max_entries(map::COUNTS, options.count_entries)
+        .map_max_entries(map::JOINS, options.join_entries);
     for ring in &RINGS[..options.shards() as usize] {
         loader.map_max_entries(ring, options.ring_size);
     }

@@ -16,7 +16,7 @@ use ebpf_hello_abi::{
     SlotParameters, SockRecord,
 };
 
-use crate::{atomic, config::config, maps, task::Task};
+use crate::{atomic, config::config, entered, maps, task::Task};
 
 /// Variable bytes start below this; the longest single read ends below [`VARIABLE`].
 pub(crate) const VARIABLE_MASK: usize = 0x3fff;
@@ -140,6 +140,8 @@ pub(crate) fn claim(scratch: &mut Scratch, handler: Handler) -> bool {
     if taken == 0 {
         return true;
     }
+    // Whatever it was about to note of itself: a lost entry must not look like a refusal.
+    entered::note(bpf_get_current_pid_tgid() as u32);
     if let Some(ledger) = ledger() {
         count(ledger, handler, Fate::Seen);
         count(ledger, handler, Fate::LostNested);

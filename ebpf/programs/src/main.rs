@@ -9,6 +9,7 @@
 //! handlers.rs   what is tail-called: exec, timer, trace, path, sock, count, ignore
 //! admission.rs  users, executables, sampling, rate     counters.rs  exact counts
 //! joins.rs      sys_exit: return values, out-parameters, what seccomp refused
+//! entered.rs    who is in a call: all others were refused
 //! events.rs     the events of system calls
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
@@ -26,6 +27,7 @@ mod config;
 mod counters;
 mod dispatch;
 mod emit;
+mod entered;
 mod events;
 mod executable;
 mod handlers;

@@ -6,7 +6,8 @@ use aya_ebpf::{
 };
 use ebpf_hello_abi::{
     BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CgroupName, Condition, CountKey,
-    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE, SlotParameters, WhoAmI,
+    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE, SlotParameters,
+    THREAD_WORDS, WhoAmI,
 };
 
 use crate::{
@@ -42,6 +43,9 @@ pub(crate) static EXECUTABLES: HashMap<u32, Executable> = HashMap::with_max_entr
 pub(crate) static BUCKETS: HashMap<BucketKey, Bucket> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static JOINS: HashMap<u32, Join> = HashMap::with_max_entries(16_384, 0);
+
+#[map]
+pub(crate) static ENTERED: Array<u64> = Array::with_max_entries(THREAD_WORDS, 0);
 
 #[map]
 pub(crate) static LEDGER: PerCpuArray<CpuLedger> = PerCpuArray::with_max_entries(1, 0);
