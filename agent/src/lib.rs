@@ -31,5 +31,5 @@ mod wall;
 pub use accounts::{Accounts, Outcome};
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Counters, ExecCounter, Node, NodeOptions, SyscallCounter};
-pub use status::{CgroupStatus, ExecSourceStatus, Status, TableStatus};
+pub use status::{CgroupStatus, ExecSourceStatus, IoUringStatus, Status, TableStatus};
 pub use text::lossless;

@@ -25,7 +25,7 @@ use crate::{
     policies::Policies,
     processes::Processes,
     seed,
-    status::{CgroupStatus, ExecSourceStatus, TableStatus},
+    status::{CgroupStatus, ExecSourceStatus, IoUringStatus, TableStatus},
     waiting,
 };
 
@@ -95,7 +95,7 @@ pub struct ExecCounter {
 pub struct SyscallCounter {
     /// The kernel's name.
     pub name: String,
-    /// What people call the ABI: `x86_64`, `ia32`, …
+    /// What people call the ABI: `x86_64`, `ia32`, …; `io_uring` for its operations.
     pub abi: &'static str,
     /// Calls since load.
     pub calls: u64,
@@ -323,6 +323,16 @@ impl Node {
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
             sys_exit_attached: kernel.is_sys_exit_attached(),
+            io_uring: IoUringStatus {
+                tracepoint: kernel.io_uring_tracepoint(),
+                attached: kernel.is_io_uring_attached(),
+                operations: counts
+                    .operations
+                    .iter()
+                    .map(|count| count.operations)
+                    .sum::<u64>()
+                    + counts.operations_overflow,
+            },
             tables: TableStatus {
                 capacity: kernel.table_capacity(),
                 live: kernel.tables_in_use(),
@@ -431,6 +441,18 @@ fn counters(counts: &Counts, arch: Arch) -> Counters {
             calls,
         })
         .collect();
+    let mut by_opcode = std::collections::BTreeMap::new();
+    for count in &counts.operations {
+        *by_opcode.entry(count.opcode).or_insert(0) += count.operations;
+    }
+    syscalls.extend(by_opcode.into_iter().map(|(opcode, calls)| {
+        SyscallCounter {
+            name: policy::io_uring::name(opcode)
+                .map_or_else(|| format!("opcode_{opcode}"), ToOwned::to_owned),
+            abi: "io_uring",
+            calls,
+        }
+    }));
     syscalls.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.name.cmp(&b.name)));
     let mut execs: Vec<_> = counts
         .execs_by_uid
@@ -445,7 +467,7 @@ fn counters(counts: &Counts, arch: Arch) -> Counters {
         execs,
         execs_overflow: counts.execs_overflow,
         syscalls,
-        syscalls_overflow: counts.calls_overflow,
+        syscalls_overflow: counts.calls_overflow + counts.operations_overflow,
     }
 }
 

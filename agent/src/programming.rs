@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use ebpf_hello_loader::{
     ConditionSpec, HalfSpec, Handler, SlotSpec, TableSpec,
-    abi::{Decode, NO_ARGUMENT, SlotFlags},
+    abi::{Decode, NO_ARGUMENT, Opcodes, SlotFlags},
 };
 use ebpf_hello_policy::{
     self as policy, BinaryPattern, DefaultAction, FilterName, Half, Slot, Table, UidRange,
     decode::{self, Direction, Flags, TimeLayout, TimerCall},
+    io_uring,
     syscall::Names,
 };
 
@@ -20,7 +21,26 @@ pub(crate) fn table_spec(table: &Table, arch: policy::Arch) -> TableSpec {
     TableSpec {
         native: half_spec(&table.native, arch, policy::Abi::Native, &mut buckets),
         compat: half_spec(&table.compat, arch, policy::Abi::Compat, &mut buckets),
+        io_uring: operations(&table.native, arch),
     }
+}
+
+/// The io_uring operations that do what the table's calls do.
+fn operations(half: &Half, arch: policy::Arch) -> Opcodes {
+    let wanted = |call: &str| {
+        let number = policy::syscall::number(arch, policy::Abi::Native, call);
+        match number.and_then(|number| half.slots.get(&number)) {
+            Some(slot) => slot.handler != policy::Handler::Ignore,
+            None => number.is_some() && half.default.action != DefaultAction::Ignore,
+        }
+    };
+    let mut opcodes = Opcodes::default();
+    for opcode in io_uring::opcodes(wanted) {
+        if let Some(word) = opcodes.get_mut(usize::from(opcode / 64)) {
+            *word |= 1 << (opcode % 64);
+        }
+    }
+    opcodes
 }
 
 /// A number for every rule of every filter of a table: what a rate limit is per.
@@ -248,6 +268,23 @@ mod tests {
         assert_eq!(
             flags("  - {syscalls: [getppid], handler: Trace, denied: true}\n"),
             SlotFlags::DENIED
+        );
+    }
+
+    #[test]
+    fn operations_are_those_of_the_calls_that_rules_name() {
+        let opcodes = |rule: &str| spec(rule).io_uring;
+        assert_eq!(
+            opcodes("  - {syscalls: [getppid], handler: Trace}\n"),
+            [0; 4]
+        );
+        assert_eq!(
+            opcodes("  - {syscalls: [openat], handler: Path}\n"),
+            [1 << 18, 0, 0, 0]
+        );
+        assert_eq!(
+            opcodes("  - {syscalls: [openat], handler: Ignore}\n"),
+            [0; 4]
         );
     }
 

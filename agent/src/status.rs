@@ -28,6 +28,8 @@ pub struct Status {
     pub sys_enter_attached: bool,
     /// Whether any policy wants what system calls return.
     pub sys_exit_attached: bool,
+    /// io_uring, which passes system calls by.
+    pub io_uring: IoUringStatus,
     /// Tables.
     pub tables: TableStatus,
     /// Cgroups.
@@ -54,6 +56,18 @@ pub struct ExecSourceStatus {
     pub source: &'static str,
     /// Why this one.
     pub reason: &'static str,
+}
+
+/// Operations of io_uring, which are no system calls and do what those do.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IoUringStatus {
+    /// Where they are counted; absent where this kernel has no such place.
+    pub tracepoint: Option<&'static str>,
+    /// Whether any policy wants a call that there is an operation for.
+    pub attached: bool,
+    /// Operations counted so far.
+    pub operations: u64,
 }
 
 /// Cgroups of version 2.

@@ -118,6 +118,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          exits        {}\n\
          older        {}\n\
          sys_enter    {}\n\
+         io_uring     {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
          cgroups      {} known, {} foretold by a filter; {} changes untold, {} without room\n\
@@ -135,6 +136,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
         } else {
             "detached: no policy wants a system call"
         },
+        io_uring(status),
         get("/tables/live"),
         get("/tables/capacity"),
         get("/tables/outcomes"),
@@ -186,6 +188,20 @@ fn text(status: &Value) -> anyhow::Result<String> {
         ["id", "name", "type", "maxEntries", "memory"],
     ));
     Ok(text)
+}
+
+fn io_uring(status: &Value) -> String {
+    let get = |path: &str| status.pointer(path);
+    match (get("/ioUring/tracepoint"), get("/ioUring/attached")) {
+        (None | Some(Value::Null), _) => {
+            "not told by this kernel: operations are not counted".into()
+        }
+        (_, Some(Value::Bool(true))) => {
+            let operations = show(get("/ioUring/operations"));
+            format!("{operations} operations, counted and not reported")
+        }
+        _ => "not counted: no policy wants a call that has an operation".into(),
+    }
 }
 
 fn rows<const N: usize>(

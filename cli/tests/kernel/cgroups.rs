@@ -124,7 +124,7 @@ pub(crate) fn a_bound_name_counts_in_its_parent_or_everywhere_and_every_change_i
             default: None,
             slots: vec![(510, SlotSpec::new(Handler::Count, 1))],
         },
-        compat: HalfSpec::default(),
+        ..TableSpec::default()
     };
     for (outcome, generation) in [(IN_PARENT, 1), (ANYWHERE, 2), (INHERITED, 3)] {
         kernel.set_outcome(outcome, &table, generation).unwrap();

@@ -99,7 +99,7 @@ mod full {
                 default: None,
                 slots: vec![(WAITING, joined(0)), (UNUSED, joined(SlotFlags::DENIED))],
             },
-            compat: HalfSpec::default(),
+            ..TableSpec::default()
         };
         kernel.set_outcome(DEFAULT_OUTCOME, &table, 1).unwrap();
         let number = UNUSED.to_string();

@@ -72,6 +72,11 @@ pub struct Config {
     pub process_events: u32,
     /// Offset of `task_struct.seccomp.mode`, or [`ABSENT`].
     pub seccomp_mode: u32,
+    /// Which argument of the io_uring tracepoint is the opcode, or the `struct io_kiocb` that has
+    /// it; 0 to 3.
+    pub io_uring_argument: u32,
+    /// Offset of `io_kiocb.opcode`, or [`ABSENT`] where the argument is the opcode itself.
+    pub io_uring_opcode: u32,
     /// Zero.
     pub padding: u32,
     /// Offsets of kernel struct members.
@@ -90,10 +95,12 @@ impl Config {
         nesting_guard: 0,
         process_events: 1,
         seccomp_mode: ABSENT,
+        io_uring_argument: 0,
+        io_uring_opcode: ABSENT,
         padding: 0,
         layout: Layout::ABSENT,
     };
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
-const _: () = assert!(size_of::<Config>() == 48 + size_of::<Layout>());
+const _: () = assert!(size_of::<Config>() == 56 + size_of::<Layout>());

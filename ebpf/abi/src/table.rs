@@ -41,6 +41,11 @@ pub const fn bitmap_of(abi: u32) -> u32 {
     1 + abi
 }
 
+/// The place of an [`Abi`] in a [`CountKey`] whose number is an io_uring opcode.
+pub const IO_URING: u8 = 2;
+/// One bit for each io_uring opcode, which is a byte.
+pub type Opcodes = [u64; 4];
+
 /// A table and its generation in one word, so that one store flips both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -284,9 +289,9 @@ pub struct CountKey {
     pub cgroup_id: u64,
     /// Policy generation that counted it; 0 for calls out of range, which no policy chose.
     pub generation: u64,
-    /// System call number, or [`OUT_OF_RANGE`].
+    /// System call number, or [`OUT_OF_RANGE`], or io_uring opcode.
     pub number: u16,
-    /// An [`Abi`].
+    /// An [`Abi`], or [`IO_URING`].
     pub abi: u8,
     /// Zero.
     pub padding: [u8; 5],
@@ -308,10 +313,12 @@ pub enum Overflow {
     Buckets = 4,
     /// Cgroups that came or went while a ring buffer had no room to say so.
     CgroupChanges = 5,
+    /// io_uring operations.
+    IoUring = 6,
 }
 
 /// How many overflow cells there are.
-pub const OVERFLOWS: u32 = 6;
+pub const OVERFLOWS: u32 = 7;
 
 /// What is remembered of a living process, by its tgid in the initial PID namespace.
 #[derive(Clone, Copy, Debug, Default)]

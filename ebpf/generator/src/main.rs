@@ -4,6 +4,7 @@
 //! ```text
 //! calls.rs      call, int80: bare loops, nothing else between two calls
 //! permission.rs  a seccomp filter that refuses nothing
+//! io_uring.rs   io-uring: operations without system calls
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
@@ -12,6 +13,7 @@
 
 mod calls;
 mod ending;
+mod io_uring;
 mod objects;
 mod permission;
 mod processes;
@@ -23,7 +25,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::{calls::Numbers, ending::Ending};
+use crate::{calls::Numbers, ending::Ending, io_uring::Operation};
 
 /// Makes known numbers of system calls, and says in one line of JSON what it made.
 #[derive(Debug, Parser)]
@@ -89,6 +91,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         ignored: Vec<std::ffi::OsString>,
     },
+    /// Have io_uring do what system calls would do.
+    IoUring {
+        /// What.
+        #[arg(value_enum)]
+        operation: Operation,
+        /// How often.
+        count: u64,
+    },
     /// Live until stdin ends.
     Wait,
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
@@ -146,6 +156,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ending,
             code,
         } => ending::end(threads, ending, code)?,
+        Command::IoUring { operation, count } => io_uring::submit(operation, count)?,
         Command::Objects => objects::list()?,
         Command::Exit { code, .. } => return Ok(ExitCode::from(code)),
         Command::Wait => {

@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
 };
-use ebpf_hello_abi::{CountKey, OUT_OF_RANGE, Overflow, map};
+use ebpf_hello_abi::{CountKey, IO_URING, OUT_OF_RANGE, Overflow, map};
 
 use crate::{
     LoadError,
@@ -26,6 +26,19 @@ pub struct CallCount {
     pub calls: u64,
 }
 
+/// Operations of one io_uring opcode in one cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationCount {
+    /// cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Policy generation that counted them.
+    pub generation: u64,
+    /// `enum io_uring_op` (`include/uapi/linux/io_uring.h`).
+    pub opcode: u16,
+    /// Operations since load.
+    pub operations: u64,
+}
+
 /// Everything counted since load.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -33,6 +46,10 @@ pub struct Counts {
     pub calls: Vec<CallCount>,
     /// Calls that found the map full.
     pub calls_overflow: u64,
+    /// io_uring operations by cgroup and opcode.
+    pub operations: Vec<OperationCount>,
+    /// Operations that found the map full.
+    pub operations_overflow: u64,
     /// Exec attempts by real user id.
     pub execs_by_uid: Vec<(u32, u64)>,
     /// Exec attempts that found the map full.
@@ -77,6 +94,7 @@ impl Counters {
             .collect::<Result<_, _>>()
             .map_err(LoadError::map(map::EXECS_BY_UID))?;
         counts.calls_overflow = self.overflowed(Overflow::Counts)?;
+        counts.operations_overflow = self.overflowed(Overflow::IoUring)?;
         counts.execs_overflow = self.overflowed(Overflow::ExecsByUid)?;
         counts.out_of_range_overflow = self.overflowed(Overflow::OutOfRange)?;
         counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
@@ -109,6 +127,15 @@ impl Counts {
     fn add(&mut self, key: &CountKey, calls: u64) {
         if key.number == OUT_OF_RANGE {
             self.out_of_range.push((key.cgroup_id, calls));
+            return;
+        }
+        if key.abi == IO_URING {
+            self.operations.push(OperationCount {
+                cgroup_id: key.cgroup_id,
+                generation: key.generation,
+                opcode: key.number,
+                operations: calls,
+            });
             return;
         }
         self.calls.push(CallCount {

@@ -17,6 +17,7 @@ use crate::{
     btf::{Architecture, Btf, Missing, layout},
     cgroups::CgroupMaps,
     counts::Counters,
+    io_uring::IoUring,
     machine,
     object::{
         STANDING_PROGRAMS, SYSCALL_PROGRAMS, Shared, attach, detach, load_programs, make_maps,
@@ -51,6 +52,8 @@ pub struct Kernel {
     /// By place in [`SYSCALL_PROGRAMS`].
     syscalls: [Option<RawTracePointLinkId>; 2],
     standing: Vec<(&'static str, RawTracePointLinkId)>,
+    io_uring: Option<IoUring>,
+    io_uring_link: Option<RawTracePointLinkId>,
     tables: Tables,
     pub(crate) cgroups: CgroupMaps,
     pub(crate) processes: ProcessMaps,
@@ -77,6 +80,7 @@ impl Kernel {
         })?;
         let (layout, missing) = layout::resolve(&btf, architecture)?;
         let scope = machine::node_scope()?;
+        let io_uring = IoUring::find(&btf);
         let config = Config {
             seed: machine::boot_seed()?,
             node_cgroup: match scope {
@@ -93,6 +97,8 @@ impl Kernel {
             seccomp_mode: btf
                 .member("task_struct", "seccomp.mode")
                 .map_or(ABSENT, |member| member.offset),
+            io_uring_argument: io_uring.map_or(0, |found| found.argument),
+            io_uring_opcode: io_uring.map_or(ABSENT, |found| found.opcode),
             padding: 0,
             layout,
         };
@@ -116,6 +122,8 @@ impl Kernel {
             me: WhoAmI::default(),
             syscalls: [None, None],
             standing: Vec::new(),
+            io_uring,
+            io_uring_link: None,
         };
         kernel.identify()?;
         Ok((kernel, reader))
@@ -228,6 +236,13 @@ impl Kernel {
                 self.syscalls[place] = Some(attach(&mut self.ebpf, program, tracepoint)?);
             }
         }
+        if let Some(IoUring { tracepoint, .. }) = self.io_uring
+            && wanted.io_uring
+            && self.io_uring_link.is_none()
+        {
+            let link = attach(&mut self.ebpf, program::IO_URING, tracepoint)?;
+            self.io_uring_link = Some(link);
+        }
         Ok(())
     }
 
@@ -236,6 +251,11 @@ impl Kernel {
             if !is_wanted && let Some(link) = self.syscalls[place].take() {
                 detach(&mut self.ebpf, SYSCALL_PROGRAMS[place].0, link)?;
             }
+        }
+        if !wanted.io_uring
+            && let Some(link) = self.io_uring_link.take()
+        {
+            detach(&mut self.ebpf, program::IO_URING, link)?;
         }
         Ok(())
     }
@@ -281,6 +301,16 @@ impl Kernel {
     /// Whether any table wants what system calls return.
     pub fn is_sys_exit_attached(&self) -> bool {
         self.syscalls[1].is_some()
+    }
+
+    /// The tracepoint that io_uring's operations pass here; `None` where there is none.
+    pub fn io_uring_tracepoint(&self) -> Option<&'static str> {
+        self.io_uring.map(|found| found.tracepoint)
+    }
+
+    /// Whether any table wants calls that io_uring has operations for.
+    pub fn is_io_uring_attached(&self) -> bool {
+        self.io_uring_link.is_some()
     }
 
     /// Tables in use.

@@ -15,6 +15,7 @@ mod counts;
 mod error;
 mod exclusion;
 mod inspect;
+mod io_uring;
 mod kernel;
 mod ledger;
 mod machine;
@@ -27,7 +28,7 @@ mod tables;
 
 pub use adoption::ProcessAge;
 pub use cgroups::cgroup_mount;
-pub use counts::{CallCount, Counts};
+pub use counts::{CallCount, Counts, OperationCount};
 pub use ebpf_hello_abi as abi;
 pub use error::LoadError;
 pub use exclusion::Exclusion;

@@ -62,6 +62,7 @@ pub(crate) fn make_maps(options: &Options, config: &Config) -> Result<Ebpf, Load
         .override_global(CONFIG, &shared, true)
         .map_max_entries(map::TABLES, slots)
         .map_max_entries(map::PARAMETERS, slots)
+        .map_max_entries(map::IO_URING, options.tables)
         .map_max_entries(map::COUNTS, options.count_entries)
         .map_max_entries(map::JOINS, options.join_entries);
     for ring in &RINGS[..options.shards() as usize] {
@@ -81,7 +82,7 @@ pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
         .chain(&SYSCALL_PROGRAMS)
         .map(|(program, _)| *program)
         .chain(HANDLER_PROGRAMS)
-        .chain([program::IDENTIFY, program::FIND_READERS])
+        .chain([program::IO_URING, program::IDENTIFY, program::FIND_READERS])
 }
 
 pub(crate) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -1,8 +1,8 @@
 //! A table as its caller describes it, and the maps it becomes.
 
 use ebpf_hello_abi::{
-    self as abi, Abi, Bitmap, Decode, NO_ARGUMENT, SYSCALL_LIMIT, SlotFlags, SlotParameters,
-    program,
+    self as abi, Abi, Bitmap, Decode, NO_ARGUMENT, Opcodes, SYSCALL_LIMIT, SlotFlags,
+    SlotParameters, program,
 };
 
 /// What a slot does with a call.
@@ -194,6 +194,8 @@ pub struct TableSpec {
     pub native: HalfSpec,
     /// The 32-bit ABI.
     pub compat: HalfSpec,
+    /// io_uring operations to count: those that do what a call in the table does.
+    pub io_uring: Opcodes,
 }
 
 impl TableSpec {
@@ -216,6 +218,11 @@ impl TableSpec {
         [&self.native, &self.compat]
             .iter()
             .any(|half| half.wanted_at_exit() != [0; 8])
+    }
+
+    /// Whether it needs io_uring's tracepoint.
+    pub(crate) fn wants_io_uring(&self) -> bool {
+        self.io_uring != Opcodes::default()
     }
 
     /// The first system call number that no table can hold.

@@ -14,7 +14,7 @@ use aya::{
     programs::ProgramFd,
 };
 use ebpf_hello_abi::{
-    Abi, BITMAP_EXIT, BITMAP_UNION, BinaryKey, Bitmap, Condition, MATCHED_PATH, Outcome,
+    Abi, BITMAP_EXIT, BITMAP_UNION, BinaryKey, Bitmap, Condition, MATCHED_PATH, Opcodes, Outcome,
     SlotParameters, bitmap_of, map, slot,
 };
 
@@ -58,6 +58,7 @@ struct Filled {
 pub(crate) struct Tables {
     programs: ProgramArray<MapData>,
     parameters: Array<MapData, Shared<SlotParameters>>,
+    opcodes: Array<MapData, Opcodes>,
     bitmaps: Array<MapData, Bitmap>,
     outcomes: Array<MapData, u64>,
     conditions: Array<MapData, Shared<Condition>>,
@@ -71,11 +72,13 @@ pub(crate) struct Tables {
     patterns: BTreeMap<u16, Vec<Key<Shared<BinaryKey>>>>,
 }
 
-/// Which of the two system call programs the live tables need.
+/// Which of the programs that are attached on demand the live tables need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) enter: bool,
     pub(crate) exit: bool,
+    /// And the one that counts io_uring's operations.
+    pub(crate) io_uring: bool,
 }
 
 // === impl Tables ===
@@ -99,6 +102,7 @@ impl Tables {
         Ok(Tables {
             programs: take(ebpf, map::TABLES)?,
             parameters: take(ebpf, map::PARAMETERS)?,
+            opcodes: take(ebpf, map::IO_URING)?,
             bitmaps: take(ebpf, map::BITMAPS)?,
             outcomes: take(ebpf, map::OUTCOMES)?,
             conditions: take(ebpf, map::CONDITIONS)?,
@@ -118,6 +122,7 @@ impl Tables {
         let mut wanted = self.wanted();
         wanted.enter |= spec.wants_enter();
         wanted.exit |= spec.wants_exit();
+        wanted.io_uring |= spec.wants_io_uring();
         wanted
     }
 
@@ -132,6 +137,7 @@ impl Tables {
         Wanted {
             enter: tables().any(TableSpec::wants_enter),
             exit: tables().any(TableSpec::wants_exit),
+            io_uring: tables().any(TableSpec::wants_io_uring),
         }
     }
 
@@ -248,6 +254,9 @@ impl Tables {
             slots: Vec::new(),
             conditions: Vec::new(),
         };
+        self.opcodes
+            .set(u32::from(table), spec.io_uring, 0)
+            .map_err(LoadError::map(map::IO_URING))?;
         let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
         for abi in [Abi::Native, Abi::Compat] {
             for (number, content) in spec.half(abi).filled() {

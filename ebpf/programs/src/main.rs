@@ -11,6 +11,7 @@
 //! joins.rs      sys_exit: return values, out-parameters, what seccomp refused
 //! entered.rs    who is in a call: all others were refused
 //! events.rs     the events of system calls
+//! io_uring.rs   what passes sys_enter by
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
 //! task.rs       kernel structs by offset               path.rs      dentries to names
@@ -31,6 +32,7 @@ mod entered;
 mod events;
 mod executable;
 mod handlers;
+mod io_uring;
 mod joins;
 mod maps;
 mod ourselves;

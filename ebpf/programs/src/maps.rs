@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use ebpf_hello_abi::{
     BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CgroupName, Condition, CountKey,
-    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SLOTS_PER_TABLE, SlotParameters,
+    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Opcodes, Process, SLOTS_PER_TABLE, SlotParameters,
     THREAD_WORDS, WhoAmI,
 };
 
@@ -19,6 +19,9 @@ use crate::{
 pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PER_TABLE, 0);
 #[map]
 pub(crate) static PARAMETERS: Array<SlotParameters> = Array::with_max_entries(SLOTS_PER_TABLE, 0);
+/// By table; the loader makes it as long as there are tables.
+#[map]
+pub(crate) static IO_URING: Array<Opcodes> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static BITMAPS: Array<Bitmap> = Array::with_max_entries(BITMAP_COUNT, 0);
 /// Outcome id to packed (table, generation); 0 is the node's default.
