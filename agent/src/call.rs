@@ -154,6 +154,8 @@ impl Call<'_> {
         let name = self.name(record.number);
         v1::Path {
             path: text::lossless(view.path),
+            new_path: text::lossless(view.new_path),
+            new_dirfd: (record.has & 4 != 0).then_some(record.new_directory),
             dirfd: (record.has & 1 != 0).then_some(record.directory),
             flags: if record.has & 2 != 0 {
                 flags::of_path_call(&name, record.open_flags)

@@ -136,7 +136,14 @@ fn slot_spec<'t>(
                 spec.flags |= SlotFlags::JOIN;
             }
         }
-        Some(decode::Decode::Path { path, dirfd, flags }) => {
+        Some(decode::Decode::Path {
+            path,
+            dirfd,
+            flags,
+            new,
+        }) => {
+            spec.fourth = new.map_or(NO_ARGUMENT, |new| new.path);
+            spec.fifth = new.and_then(|new| new.dirfd).unwrap_or(NO_ARGUMENT);
             spec.pointer = path;
             spec.second = dirfd.unwrap_or(NO_ARGUMENT);
             spec.third = match flags {
@@ -293,5 +300,10 @@ mod tests {
         let slot = spec("  - {syscalls: [openat], handler: Path}\n");
         let slot = only(&slot.native);
         assert_eq!((slot.pointer, slot.second, slot.third), (1, 0, 2));
+        assert_eq!((slot.fourth, slot.fifth), (NO_ARGUMENT, NO_ARGUMENT));
+        let slot = spec("  - {syscalls: [linkat], handler: Path}\n");
+        let slot = only(&slot.native);
+        assert_eq!((slot.pointer, slot.second, slot.third), (1, 0, 4));
+        assert_eq!((slot.fourth, slot.fifth), (3, 2));
     }
 }

@@ -47,9 +47,12 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
                 number: join.number,
                 directory: 0,
                 path_length: 0,
+                new_path_length: 0,
+                new_directory: 0,
                 has: 0,
             },
             path: b"",
+            new_path: b"",
         })),
         Handler::Sock => make(Record::Sock(&SockRecord {
             header,

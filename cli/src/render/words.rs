@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ebpf_hello_proto::{
     Duration as Span,
-    v1::{Event, Exec, ExecSource, Exit, Syscall, Timer, event::Kind},
+    v1::{Event, Exec, ExecSource, Exit, Path, Syscall, Timer, event::Kind},
 };
 
 use super::escape::{argument, human};
@@ -18,6 +18,7 @@ pub(crate) fn what(event: &Event, wide: bool) -> String {
         Some(Kind::Fork(fork)) => format!("fork {}", fork.child_pid),
         Some(Kind::Syscall(call)) => syscall_words(call, by_default, wide),
         Some(Kind::Timer(timer)) => timer_words(timer),
+        Some(Kind::Path(path)) => path_words(path, wide),
         // Kinds that this version does not make are shown, not dropped.
         Some(kind) => human(&format!("{kind:?}")),
         None => "an event of a kind this version does not know".to_owned(),
@@ -84,6 +85,31 @@ fn syscall_words(call: &Syscall, by_default: bool, wide: bool) -> String {
         .map(|argument| format!("{argument:#x}"))
         .collect();
     format!("{another}{name}({})", arguments.join(", "))
+}
+
+fn path_words(path: &Path, wide: bool) -> String {
+    let mut words = human(&path.name);
+    for text in [&path.path, &path.new_path] {
+        if !text.is_empty() {
+            words.push_str(&format!(" {}", argument(text)));
+        }
+    }
+    if path.unreadable {
+        words.push_str(" (path unreadable)");
+    }
+    if path.truncated {
+        words.push_str(" …");
+    }
+    if wide && !path.flags.is_empty() {
+        words.push_str(&format!(" {}", human(&path.flags.join("|"))));
+    }
+    if path.denied {
+        words.push_str(" (refused by seccomp)");
+    }
+    if let Some(value) = path.return_value {
+        words.push_str(&format!(" = {value}"));
+    }
+    words
 }
 
 fn timer_words(timer: &Timer) -> String {
@@ -215,6 +241,28 @@ mod tests {
             "another syscall openat"
         );
         assert_eq!(words(Kind::Syscall(call), 2), "openat");
+    }
+
+    #[test]
+    fn a_path_call_tells_every_path_it_has() {
+        let path = Path {
+            name: "renameat2".into(),
+            path: "a b".into(),
+            new_path: "/tmp/c".into(),
+            return_value: Some(-2),
+            ..Path::default()
+        };
+        assert_eq!(words(Kind::Path(path), 1), "renameat2 'a b' /tmp/c = -2");
+        let unread = Path {
+            name: "openat".into(),
+            unreadable: true,
+            denied: true,
+            ..Path::default()
+        };
+        assert_eq!(
+            words(Kind::Path(unread), 1),
+            "openat (path unreadable) (refused by seccomp)"
+        );
     }
 
     #[test]

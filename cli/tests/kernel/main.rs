@@ -7,7 +7,7 @@
 //! machine's init.
 //!
 //! ```text
-//! processes  timers  counts  dispatch  cgroups  entered  io_uring  loss  feedback  hostile  instances  refusals    what is proved
+//! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  loss  feedback  hostile  instances  refusals    what is proved
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -34,6 +34,7 @@ mod io_uring;
 mod kernel_object;
 mod ledger;
 mod loss;
+mod paths;
 mod policies;
 mod processes;
 mod refusals;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         entered::a_call_that_finds_no_room_to_wait_is_told_once_and_not_as_refused,
         io_uring::operations_of_a_call_that_a_rule_names_are_counted,
         io_uring::the_tracepoint_is_attached_only_while_a_call_with_an_operation_is_wanted,
+        paths::rename_link_and_symlink_tell_both_paths,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,

@@ -214,7 +214,7 @@ record! {
 }
 
 record! {
-    /// A call that takes a path. Followed by the path without its NUL.
+    /// A call that takes a path, or two. Followed by the path and the second path, without NULs.
     pub struct PathRecord {
         /// The caller.
         pub header: Header,
@@ -226,9 +226,13 @@ record! {
         pub directory: i32,
         /// Bytes of the path.
         pub path_length: u32,
-        /// Bit 0: the call has a directory descriptor; bit 1: flags.
+        /// Bytes of the second path.
+        pub new_path_length: u32,
+        /// Directory descriptor of the second path, where the slot has one; `AT_FDCWD` otherwise.
+        pub new_directory: i32,
+        /// Bit 0: the call has a directory descriptor; bit 1: flags; bit 2: one for the second path.
         pub has: u32,
-    } size 144
+    } size 152
 }
 
 /// Bytes of a socket address that are kept: `struct sockaddr_storage`.

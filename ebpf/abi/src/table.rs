@@ -182,8 +182,12 @@ pub struct SlotParameters {
     pub second: u8,
     /// Which argument is the flags.
     pub third: u8,
+    /// Which argument is the second path.
+    pub fourth: u8,
+    /// Which argument is the second path's directory descriptor.
+    pub fifth: u8,
     /// Zero.
-    pub padding: u32,
+    pub padding: u16,
 }
 
 /// Users that a condition can name.

@@ -47,13 +47,15 @@ pub enum Record<'a> {
     Sock(&'a SockRecord),
 }
 
-/// A path record and its path.
+/// A path record and its paths.
 #[derive(Clone, Copy, Debug)]
 pub struct PathView<'a> {
     /// The fixed part.
     pub record: &'a PathRecord,
     /// The path as it was asked for.
     pub path: &'a [u8],
+    /// The second path, of calls that have one.
+    pub new_path: &'a [u8],
 }
 
 /// An exec record and its variable parts.
@@ -163,14 +165,21 @@ impl<'a> Record<'a> {
 impl<'a> PathView<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (record, rest): (&PathRecord, _) = fixed(bytes, "a path call")?;
-        let path = rest
-            .get(..record.path_length as usize)
-            .ok_or(RecordError::Short {
-                what: "a path",
-                length: rest.len(),
-                needed: record.path_length as usize,
-            })?;
-        Ok(PathView { record, path })
+        let take = |from: &'a [u8], length: u32, what| {
+            from.split_at_checked(length as usize)
+                .ok_or(RecordError::Short {
+                    what,
+                    length: from.len(),
+                    needed: length as usize,
+                })
+        };
+        let (path, rest) = take(rest, record.path_length, "a path")?;
+        let (new_path, _) = take(rest, record.new_path_length, "a second path")?;
+        Ok(PathView {
+            record,
+            path,
+            new_path,
+        })
     }
 }
 

@@ -96,6 +96,10 @@ pub struct SlotSpec {
     pub second: u8,
     /// Which argument is the flags.
     pub third: u8,
+    /// Which argument is the second path.
+    pub fourth: u8,
+    /// Which argument is the second path's directory descriptor.
+    pub fifth: u8,
 }
 
 impl SlotSpec {
@@ -114,6 +118,8 @@ impl SlotSpec {
             pointer: NO_ARGUMENT,
             second: NO_ARGUMENT,
             third: NO_ARGUMENT,
+            fourth: NO_ARGUMENT,
+            fifth: NO_ARGUMENT,
         }
     }
 
@@ -131,6 +137,8 @@ impl SlotSpec {
             pointer: self.pointer,
             second: self.second,
             third: self.third,
+            fourth: self.fourth,
+            fifth: self.fifth,
             padding: 0,
         }
     }

@@ -34,7 +34,7 @@ pub(crate) struct Scratch {
     fixed: [u64; FIXED],
     /// The path record's fixed part; its bytes follow it without a gap.
     pub(crate) path: PathRecord,
-    pub(crate) path_bytes: [u8; READ],
+    pub(crate) path_bytes: [u8; 2 * READ],
     /// The system call that is being handled. The dispatcher fills it: a tail call passes only the
     /// context, and looking again could see a newer policy.
     pub(crate) call: Call,

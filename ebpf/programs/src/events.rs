@@ -128,32 +128,48 @@ fn read_setting<T: Copy + Default + Into<i64>>(record: &mut TimerRecord, address
     }
 }
 
-/// Reads the call's path into the scratch; false when its page is not there.
+/// Reads the call's paths into the scratch; false when a page of theirs is not there.
 #[inline(always)]
 pub(crate) fn read_path(scratch: &mut Scratch) -> bool {
-    let address = argument(&scratch.call, scratch.call.parameters.pointer);
-    // SAFETY: `path_bytes` has READ bytes; the helper takes any user address.
+    scratch.call.flags &= !(HeaderFlags::UNREADABLE | HeaderFlags::TRUNCATED);
+    let first = read_path_at(scratch, 0, scratch.call.parameters.pointer);
+    scratch.path.path_length = first;
+    scratch.path.new_path_length = 0;
+    if scratch.call.parameters.fourth != NO_ARGUMENT {
+        let second = read_path_at(scratch, first as usize, scratch.call.parameters.fourth);
+        scratch.path.new_path_length = second;
+    }
+    scratch.call.flags & HeaderFlags::UNREADABLE == 0
+}
+
+/// Reads one path to where the one before it ends; its length, 0 when it cannot be read.
+#[inline(always)]
+fn read_path_at(scratch: &mut Scratch, start: usize, number: u8) -> u32 {
+    let address = argument(&scratch.call, number);
+    // SAFETY: `path_bytes` has 2 * READ bytes, and starts are below READ; the helper takes any user
+    // address.
     let length = unsafe {
         bpf_probe_read_user_str(
-            scratch.path_bytes.as_mut_ptr().cast(),
+            scratch
+                .path_bytes
+                .as_mut_ptr()
+                .add(start & (READ - 1))
+                .cast(),
             READ as u32,
             address as *const _,
         )
     };
     if length <= 0 {
-        scratch.path.path_length = 0;
         scratch.call.flags |= HeaderFlags::UNREADABLE;
-        return false;
+        return 0;
     }
     if length as usize == READ {
         scratch.call.flags |= HeaderFlags::TRUNCATED;
     }
-    scratch.call.flags &= !HeaderFlags::UNREADABLE;
-    scratch.path.path_length = length as u32 - 1;
-    true
+    length as u32 - 1
 }
 
-/// The path that [`read_path`] found, or none.
+/// The paths that [`read_path`] found, or none.
 #[inline(always)]
 pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
     let call: *const Call = &raw const scratch.call;
@@ -171,7 +187,12 @@ pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
     record.number = call.number;
     record.has = 0;
     record.directory = AT_FDCWD;
+    record.new_directory = AT_FDCWD;
     record.open_flags = 0;
+    if parameters.fifth != NO_ARGUMENT {
+        record.has |= 4;
+        record.new_directory = argument(call, parameters.fifth) as i32;
+    }
     if parameters.second != NO_ARGUMENT {
         record.has |= 1;
         record.directory = argument(call, parameters.second) as i32;
@@ -188,11 +209,13 @@ pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
             record.open_flags = flags;
         }
     }
-    let length = record.path_length as usize & (READ - 1);
-    record.path_length = length as u32;
+    let first = record.path_length as usize & (READ - 1);
+    record.path_length = first as u32;
+    let second = record.new_path_length as usize & (READ - 1);
+    record.new_path_length = second as u32;
     emit::send(
         core::ptr::from_ref(record).cast(),
-        size_of::<PathRecord>() + length,
+        size_of::<PathRecord>() + first + second,
         ledger,
         Handler::Path,
     );

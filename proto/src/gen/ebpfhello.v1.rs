@@ -120,7 +120,8 @@ pub struct Path {
     #[prost(enumeration = "Abi", tag = "3")]
     #[prost_canonical_serde(proto_name = "abi", json_name = "abi")]
     pub abi: i32,
-    /// The path as given, absolute or relative to `dirfd`. At most 4095 bytes.
+    /// The path as given, absolute or relative to `dirfd`; of symlink* the text that the link holds. At
+    /// most 4095 bytes.
     #[prost(string, tag = "4")]
     #[prost_canonical_serde(proto_name = "path", json_name = "path")]
     pub path: ::prost::alloc::string::String,
@@ -129,7 +130,7 @@ pub struct Path {
     #[prost(int32, optional, tag = "5")]
     #[prost_canonical_serde(proto_name = "dirfd", json_name = "dirfd")]
     pub dirfd: ::core::option::Option<i32>,
-    /// Second path of rename*, link* and symlink*. At most 4095 bytes.
+    /// Second path of rename*, link* and symlink*: the name that the call makes. At most 4095 bytes.
     #[prost(string, tag = "6")]
     #[prost_canonical_serde(proto_name = "new_path", json_name = "newPath")]
     pub new_path: ::prost::alloc::string::String,
