@@ -180,7 +180,8 @@ impl Call<'_> {
             name: self.name(record.number),
             number: Some(record.number),
             abi: self.proto_abi(),
-            fd: Some(record.descriptor),
+            call: socketcall_name(record.call),
+            fd: (record.call == 0 || record.descriptor >= 0).then_some(record.descriptor),
             family,
             address,
             port,
@@ -190,6 +191,38 @@ impl Call<'_> {
             denied: self.has(HeaderFlags::DENIED),
         }
     }
+}
+
+/// The call behind a socketcall (`include/uapi/linux/net.h`); empty for other calls, a number where
+/// it has no name.
+fn socketcall_name(call: u32) -> String {
+    const NAMES: [&str; 21] = [
+        "",
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
+        "sendmmsg",
+    ];
+    usize::try_from(call)
+        .ok()
+        .and_then(|call| NAMES.get(call))
+        .map_or_else(|| call.to_string(), |name| (*name).to_owned())
 }
 
 /// Family, address and port of a `struct sockaddr`, as much of it as there is.

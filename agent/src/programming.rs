@@ -166,6 +166,7 @@ fn slot_spec<'t>(
                 spec.flags |= SlotFlags::ADDRESS_OUT | SlotFlags::JOIN;
             }
         }
+        Some(decode::Decode::Socketcall) => spec.decode = Decode::Socketcall,
         None => {}
     }
     spec

@@ -60,7 +60,7 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
             number: join.number,
             descriptor: join.arguments[0] as i32,
             address_length: 0,
-            padding: 0,
+            call: u32::from(join.parameters.call),
         })),
         _ => return None,
     };

@@ -45,7 +45,13 @@ pub enum Decode {
         /// Whether the caller or the kernel fills the address in.
         direction: Direction,
     },
+    /// ia32's `socketcall`: which call it is, and so where its address is, is known when it is made.
+    Socketcall,
 }
+
+/// ia32's one door to all socket calls: which of them is its first argument, and the second points
+/// to theirs.
+const SOCKETCALL: &str = "socketcall";
 
 /// The timer calls, with tags that never change: the kernel side switches on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -317,6 +323,7 @@ pub fn decode(handler: Handler, abi: Abi, name: &str) -> Option<Decode> {
                     new: *new,
                 })
         }
+        Handler::Sock if name == SOCKETCALL => Some(Decode::Socketcall),
         Handler::Sock => {
             SOCK.iter()
                 .find(|(call, ..)| *call == name)
@@ -350,7 +357,10 @@ pub fn accepted_calls(handler: Handler) -> Option<Vec<&'static str>> {
         Handler::Exec => Some(EXEC_CALLS.to_vec()),
         Handler::Timer => Some(TIMER.iter().map(|(name, ..)| *name).collect()),
         Handler::Path => Some(PATH.iter().map(|(name, _)| *name).collect()),
-        Handler::Sock => Some(SOCK.iter().map(|(name, ..)| *name).collect()),
+        Handler::Sock => {
+            let calls = SOCK.iter().map(|(name, ..)| *name);
+            Some(calls.chain([SOCKETCALL]).collect())
+        }
         Handler::Trace | Handler::Count | Handler::Ignore => None,
     }
 }
@@ -359,12 +369,13 @@ pub fn accepted_calls(handler: Handler) -> Option<Vec<&'static str>> {
 
 impl Decode {
     /// A stable tag for the kernel side: the timer call's own (1 to 9), 16 for a path, 32 for an
-    /// address the caller gives, 33 for one the kernel gives.
+    /// address the caller gives, 33 for one the kernel gives, 34 for a socketcall.
     pub const fn tag(self) -> u8 {
         match self {
             Decode::Timer { call, .. } => call as u8,
             Decode::Path { .. } => 16,
             Decode::Sock { direction, .. } => 32 + direction as u8,
+            Decode::Socketcall => 34,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! machine's init.
 //!
 //! ```text
-//! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  loss  feedback  hostile  instances  refusals    what is proved
+//! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  socketcall  loss  feedback  hostile  instances  refusals    what is proved
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -38,6 +38,8 @@ mod paths;
 mod policies;
 mod processes;
 mod refusals;
+#[cfg(target_arch = "x86_64")]
+mod socketcall;
 mod stream;
 mod timers;
 
@@ -105,6 +107,8 @@ fn main() -> ExitCode {
         io_uring::operations_of_a_call_that_a_rule_names_are_counted,
         io_uring::the_tracepoint_is_attached_only_while_a_call_with_an_operation_is_wanted,
         paths::rename_link_and_symlink_tell_both_paths,
+        #[cfg(target_arch = "x86_64")]
+        socketcall::a_socketcall_tells_call_socket_and_address_and_what_cannot_be_read,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,

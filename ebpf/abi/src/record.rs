@@ -251,8 +251,8 @@ record! {
         pub descriptor: i32,
         /// Bytes of the address; 0 where the call gave none.
         pub address_length: u32,
-        /// Zero.
-        pub padding: u32,
+        /// Which call a socketcall is (`include/uapi/linux/net.h`); 0 for other calls.
+        pub call: u32,
     } size 264
 }
 

@@ -122,6 +122,8 @@ pub enum Decode {
     Execve = 11,
     /// `execveat(dirfd, path, argv, …)`.
     Execveat = 12,
+    /// `socketcall(call, arguments)` (ia32).
+    Socketcall = 13,
 }
 
 /// An argument number that says the call has no such argument.
@@ -186,8 +188,8 @@ pub struct SlotParameters {
     pub fourth: u8,
     /// Which argument is the second path's directory descriptor.
     pub fifth: u8,
-    /// Zero.
-    pub padding: u16,
+    /// Which call a socketcall is (`include/uapi/linux/net.h`), once it was made; 0 in a slot.
+    pub call: u16,
 }
 
 /// Users that a condition can name.

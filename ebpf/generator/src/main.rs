@@ -5,6 +5,7 @@
 //! calls.rs      call, int80: bare loops, nothing else between two calls
 //! permission.rs  a seccomp filter that refuses nothing
 //! io_uring.rs   io-uring: operations without system calls
+//! socketcall.rs socketcall: what 32-bit programs may make of socket calls
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
@@ -17,6 +18,7 @@ mod io_uring;
 mod objects;
 mod permission;
 mod processes;
+mod socketcall;
 mod timers;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -48,6 +50,9 @@ enum Command {
         /// Calls of each number.
         count: u64,
     },
+    /// Connect a descriptor that is none to 127.0.0.1:8080 through ia32's socketcall, and make one
+    /// whose arguments cannot be read (x86_64 only).
+    Socketcall,
     /// Make one of each timer call, the same ones every time.
     Timers,
     /// Run a program many times, its number appended to its arguments.
@@ -143,6 +148,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let made = match command {
         Command::Call(arguments) => calls::call(&arguments)?,
         Command::Int80 { numbers, count } => calls::int80(&numbers, count)?,
+        Command::Socketcall => socketcall::make()?,
         Command::Timers => timers::script()?,
         Command::Burst {
             count,

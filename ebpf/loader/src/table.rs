@@ -139,7 +139,7 @@ impl SlotSpec {
             third: self.third,
             fourth: self.fourth,
             fifth: self.fifth,
-            padding: 0,
+            call: 0,
         }
     }
 

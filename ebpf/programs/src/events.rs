@@ -10,6 +10,14 @@ use crate::emit::{self, Call, READ, Scratch, VARIABLE_MASK};
 
 /// `AT_FDCWD` (`include/uapi/linux/fcntl.h`): relative to the working directory.
 const AT_FDCWD: i32 = -100;
+/// Calls of a socketcall (`include/uapi/linux/net.h`).
+const SYS_SOCKET: u32 = 1;
+const SYS_BIND: u32 = 2;
+const SYS_CONNECT: u32 = 3;
+const SYS_ACCEPT: u32 = 5;
+const SYS_SOCKETPAIR: u32 = 8;
+const SYS_SENDTO: u32 = 11;
+const SYS_ACCEPT4: u32 = 18;
 /// Arguments of a failed exec that are followed.
 const ARGUMENTS: usize = 24;
 /// Bytes of one of them.
@@ -221,10 +229,59 @@ pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
     );
 }
 
+/// Makes a socketcall the call that it is; false when its arguments' page is not there.
+#[inline(always)]
+fn unpack_socketcall(scratch: &mut Scratch) -> bool {
+    let call = &mut scratch.call;
+    let which = call.arguments[0] as u32;
+    let block = call.arguments[1];
+    call.parameters.call = which as u16;
+    let mut words = [0u32; 6];
+    let is_read = match which {
+        SYS_BIND | SYS_CONNECT | SYS_ACCEPT | SYS_ACCEPT4 => {
+            let mut three = [0u32; 3];
+            let is_read = read_user(&mut three, block);
+            [words[0], words[1], words[2]] = three;
+            is_read
+        }
+        SYS_SENDTO => read_user(&mut words, block),
+        // Neither has a socket yet.
+        SYS_SOCKET | SYS_SOCKETPAIR => {
+            words[0] = u32::MAX;
+            true
+        }
+        _ => read_user(&mut words[0], block),
+    };
+    if !is_read {
+        return false;
+    }
+    // In an order that serves all of them: socket, address, length.
+    let (address, length) = if which == SYS_SENDTO {
+        (words[4], words[5])
+    } else {
+        (words[1], words[2])
+    };
+    call.arguments[0] = words[0] as u64;
+    call.arguments[1] = address as u64;
+    call.arguments[2] = length as u64;
+    call.parameters.pointer = 1;
+    call.parameters.second = 2;
+    call.parameters.decode = Decode::Raw as u8;
+    if which == SYS_ACCEPT || which == SYS_ACCEPT4 {
+        call.parameters.flags |= SlotFlags::ADDRESS_OUT;
+    }
+    true
+}
+
 /// Reads the call's socket address into the scratch; false when its page is not there, or when the
 /// kernel has yet to fill it in.
 #[inline(always)]
 pub(crate) fn read_address(scratch: &mut Scratch) -> bool {
+    if scratch.call.parameters.decode == Decode::Socketcall as u8 && !unpack_socketcall(scratch) {
+        scratch.fixed::<SockRecord>().address_length = 0;
+        scratch.call.flags |= HeaderFlags::UNREADABLE;
+        return false;
+    }
     let (record, call) = record::<SockRecord>(scratch);
     let parameters = &call.parameters;
     record.address_length = 0;
@@ -283,8 +340,13 @@ pub(crate) fn sock(scratch: &mut Scratch, ledger: &mut CpuLedger) {
         Handler::Sock,
     );
     record.number = call.number;
-    record.descriptor = call.arguments[0] as i32;
-    record.padding = 0;
+    // Of a socketcall whose arguments could not be read nobody knows it.
+    record.descriptor = if call.parameters.decode == Decode::Socketcall as u8 {
+        -1
+    } else {
+        call.arguments[0] as i32
+    };
+    record.call = call.parameters.call as u32;
     emit::send_fixed(record, ledger, Handler::Sock);
 }
 

@@ -228,6 +228,11 @@ pub struct Sock {
     #[prost(bool, tag = "11")]
     #[prost_canonical_serde(proto_name = "denied", json_name = "denied")]
     pub denied: bool,
+    /// The call behind a "socketcall" of ABI_IA32: "connect" and so on; decimal when it has no name. Empty
+    /// for other calls.
+    #[prost(string, tag = "12")]
+    #[prost_canonical_serde(proto_name = "call", json_name = "call")]
+    pub call: ::prost::alloc::string::String,
 }
 /// The system call ABI a number and a name belong to.
 #[derive(
