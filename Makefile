@@ -5,11 +5,12 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-binary := $(or $(CARGO_TARGET_DIR),target)/release/ebpf-hello
+release := $(or $(CARGO_TARGET_DIR),target)/release
+binary := $(release)/ebpf-hello
 # Finds the compilers and pinned tools, also right after setup has installed them.
 toolchain := source scripts/toolchain; select_rust || die "no Rust compiler is new enough: run make setup";
 
-.PHONY: help setup build run test test-unit test-kernel check fmt clean
+.PHONY: help setup build run test test-unit test-kernel test-api bench check fmt clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,13 @@ test-unit: ## Run the tests that need neither root nor a kernel feature
 
 test-kernel: ## Run the tests that load the programs into this kernel (root)
 	@scripts/test kernel
+
+test-api: ## Run the tests against real servers and clients of other makers (NATS, grpcurl, Python)
+	@scripts/test api
+
+bench: build ## Measure what it costs (root, a machine at rest); ARGS="--quick --only NAME" for less
+	@$(toolchain) cargo build --release -p ebpf-hello-generator -p ebpf-hello-bench
+	@scripts/run $(release)/ebpf-hello-bench $(ARGS)
 
 check: ## Check format, lints, dependencies and shell scripts
 	@scripts/setup all

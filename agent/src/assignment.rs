@@ -9,13 +9,12 @@ use std::{
 };
 
 use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
-use ebpf_hello_policy::{Arch, Table};
+use ebpf_hello_policy::{Arch, FilterName, Table};
 
 use crate::{
-    cgroups::{Cgroup, below},
+    desired::{Desired, Name, Selection},
     policies::Policies,
     programming::table_spec,
-    selection::Selection,
 };
 
 /// Outcomes there is room for, the default included.
@@ -29,19 +28,6 @@ struct Outcome {
     programmed: Programmed,
 }
 
-/// What every cgroup should have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Desired {
-    default: Arc<Table>,
-    /// Cgroups whose table is not the default, parents first.
-    others: Vec<(u64, Arc<Table>)>,
-    /// Cgroups that are yet to come, by parent and name, whose table is not their parent's.
-    names: Vec<(Name, Arc<Table>)>,
-}
-
-/// A cgroup that is yet to come: the id of the one it will be in, its directory's name.
-type Name = (u64, String);
-
 /// What every cgroup has.
 #[derive(Debug)]
 pub(crate) struct Assignment {
@@ -50,6 +36,8 @@ pub(crate) struct Assignment {
     outcomes: BTreeMap<u32, Outcome>,
     /// Outcomes of cgroups that are yet to come, as the kernel has them.
     names: BTreeMap<Name, u32>,
+    /// Of the outcomes.
+    generations: HashSet<u64>,
     generation: u64,
     /// The number last given. Numbers are used in turn, so that a cgroup that inherited one a
     /// moment ago never finds it meaning something else.
@@ -57,55 +45,15 @@ pub(crate) struct Assignment {
 }
 
 /// What is in the kernel, for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) outcomes: usize,
     pub(crate) exhausted: usize,
+    /// Policies without a table that a filter is part of.
+    pub(crate) without_table: BTreeMap<FilterName, usize>,
     pub(crate) generation: u64,
     /// Cgroups that are foretold.
     pub(crate) names: usize,
-}
-
-impl Desired {
-    /// What the filters ask of every one of `cgroups`, and of those that they foretell in them.
-    pub(crate) fn new(selection: &mut Selection, cgroups: &[Cgroup]) -> Self {
-        let mut desired = Desired {
-            default: selection.table(None),
-            others: Vec::new(),
-            names: Vec::new(),
-        };
-        if !selection.names_cgroups() {
-            return desired;
-        }
-        for cgroup in cgroups {
-            let table = selection.table(Some(&cgroup.path));
-            let names = foretold(selection, &cgroup.path, &table);
-            let names = names
-                .into_iter()
-                .map(|(name, named)| ((cgroup.id, name), named));
-            desired.names.extend(names);
-            if table != desired.default {
-                desired.others.push((cgroup.id, table));
-            }
-        }
-        desired
-    }
-
-    /// The policy of every cgroup without one of its own.
-    pub(crate) fn default(&self) -> Arc<Table> {
-        Arc::clone(&self.default)
-    }
-
-    /// Every table that is not the default's, once.
-    fn tables(&self) -> Vec<Arc<Table>> {
-        let mut seen = HashSet::new();
-        self.others
-            .iter()
-            .map(|(_, table)| table)
-            .filter(|table| seen.insert(Arc::clone(table)))
-            .cloned()
-            .collect()
-    }
 }
 
 // === impl Assignment ===
@@ -117,6 +65,7 @@ impl Assignment {
             policies,
             outcomes: BTreeMap::new(),
             names: BTreeMap::new(),
+            generations: HashSet::new(),
             generation: 0,
             last: DEFAULT_OUTCOME,
         }
@@ -128,6 +77,7 @@ impl Assignment {
         desired: &Desired,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
+        let before = self.exhausted().count();
         self.program(DEFAULT_OUTCOME, &desired.default, kernel)?;
         let wanted: HashMap<u64, &Arc<Table>> = desired
             .others
@@ -165,9 +115,17 @@ impl Assignment {
             }
         }
         for (name, table) in &desired.names {
-            self.bind_name(name, table, kernel)?;
+            self.bind_name(name, table, outcomes.get(table).copied(), kernel)?;
         }
-        self.drop_empty(&members, kernel)
+        self.drop_empty(&members, kernel)?;
+        let now = self.exhausted().count();
+        if now > before {
+            tracing::warn!(
+                policies = now,
+                "TablesExhausted: no free table for these; their cgroups have the default's, their calls are counted table_miss; raise --tables"
+            );
+        }
+        Ok(())
     }
 
     /// Gives a cgroup that came a moment ago its table, and those that the filters foretell in it.
@@ -180,7 +138,7 @@ impl Assignment {
     ) -> Result<(), LoadError> {
         let table = selection.table(Some(path));
         let present = kernel.outcome_of(id)?;
-        let outcome = if self.is_default(&table) {
+        let outcome = if self.has(DEFAULT_OUTCOME, &table) {
             DEFAULT_OUTCOME
         } else {
             self.outcome_with(&table)
@@ -195,8 +153,8 @@ impl Assignment {
             None if outcome == DEFAULT_OUTCOME => {}
             _ => kernel.bind_cgroup(id, outcome, false)?,
         }
-        for (name, named) in foretold(selection, path, &table) {
-            self.bind_name(&(id, name), &named, kernel)?;
+        for (name, named) in selection.foretold(path, &table) {
+            self.bind_name(&(id, name), &named, None, kernel)?;
         }
         Ok(())
     }
@@ -206,18 +164,23 @@ impl Assignment {
         self.unbind_names(|(parent, _)| *parent != id, kernel);
     }
 
-    /// Gives a cgroup that is yet to come its table. Where that cannot be, the cgroup is placed
-    /// when it comes.
+    /// Gives a cgroup that is yet to come its table, by the outcome `known` to have it, if any is.
+    /// Where that cannot be, the cgroup is placed when it comes.
     fn bind_name(
         &mut self,
         name: &Name,
         table: &Arc<Table>,
+        known: Option<u32>,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
-        let known = if self.is_default(table) {
+        let bound = self.names.get(name).copied();
+        if bound.is_some_and(|bound| self.has(bound, table)) {
+            return Ok(());
+        }
+        let known = if self.has(DEFAULT_OUTCOME, table) {
             Some(DEFAULT_OUTCOME)
         } else {
-            self.outcome_with(table)
+            known.or_else(|| self.outcome_with(table))
         };
         let outcome = match known {
             Some(outcome) => outcome,
@@ -229,9 +192,6 @@ impl Assignment {
             }
             None => return Ok(()),
         };
-        if self.names.get(name) == Some(&outcome) {
-            return Ok(());
-        }
         match kernel.bind_name(Some(name.0), &name.1, outcome) {
             Ok(()) => {
                 self.names.insert(name.clone(), outcome);
@@ -251,9 +211,9 @@ impl Assignment {
         });
     }
 
-    fn is_default(&self, table: &Arc<Table>) -> bool {
+    fn has(&self, outcome: u32, table: &Arc<Table>) -> bool {
         self.outcomes
-            .get(&DEFAULT_OUTCOME)
+            .get(&outcome)
             .is_some_and(|outcome| outcome.table == *table)
     }
 
@@ -339,29 +299,18 @@ impl Assignment {
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
         if self.outcomes.get(&id).is_some_and(|outcome| {
-            outcome.table == *table && outcome.programmed != Programmed::Exhausted
+            outcome.table == *table
+                && (outcome.programmed != Programmed::Exhausted || !kernel.has_free_table())
         }) {
             return Ok(());
         }
         self.generation += 1;
         let generation = self.generation;
-        let live: HashSet<u64> = self
-            .outcomes
-            .values()
-            .map(|outcome| outcome.generation)
-            .collect();
         self.policies
-            .insert(generation, Arc::clone(table), |generation| {
-                live.contains(&generation)
-            });
+            .insert(generation, Arc::clone(table), &self.generations);
         let programmed = kernel.set_outcome(id, &table_spec(table, self.arch), generation)?;
-        if programmed == Programmed::Exhausted {
-            tracing::warn!(
-                outcome = id,
-                "TablesExhausted: no free table, its cgroups have the default's; raise --tables"
-            );
-        }
-        self.outcomes.insert(
+        self.generations.insert(generation);
+        let older = self.outcomes.insert(
             id,
             Outcome {
                 table: Arc::clone(table),
@@ -369,6 +318,9 @@ impl Assignment {
                 programmed,
             },
         );
+        if let Some(older) = older {
+            self.generations.remove(&older.generation);
+        }
         Ok(())
     }
 
@@ -390,40 +342,43 @@ impl Assignment {
             .collect();
         for id in empty {
             kernel.remove_outcome(id)?;
-            self.outcomes.remove(&id);
+            if let Some(outcome) = self.outcomes.remove(&id) {
+                self.generations.remove(&outcome.generation);
+            }
         }
         Ok(())
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let exhausted = |outcome: &&Outcome| outcome.programmed == Programmed::Exhausted;
+        let mut without_table: BTreeMap<FilterName, usize> = BTreeMap::new();
+        for outcome in self.exhausted() {
+            for filter in filters(&outcome.table) {
+                *without_table.entry(filter.clone()).or_default() += 1;
+            }
+        }
         Summary {
             outcomes: self.outcomes.len(),
-            exhausted: self.outcomes.values().filter(exhausted).count(),
+            exhausted: self.exhausted().count(),
+            without_table,
             generation: self.generation,
             names: self.names.len(),
         }
     }
+
+    fn exhausted(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes
+            .values()
+            .filter(|outcome| outcome.programmed == Programmed::Exhausted)
+    }
 }
 
-/// What the filters spell out in the cgroup at `path`, whose table is `table`, as far as a child
-/// does not simply inherit that.
-fn foretold(
-    selection: &mut Selection,
-    path: &str,
-    table: &Arc<Table>,
-) -> Vec<(String, Arc<Table>)> {
-    let names: Vec<String> = selection
-        .names_in(path)
+/// The filters that a table has anything from.
+fn filters(table: &Table) -> HashSet<&FilterName> {
+    [&table.native, &table.compat]
         .into_iter()
-        .map(ToOwned::to_owned)
-        .collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let named = selection.table(Some(&below(path, &name)));
-            (name, named)
+        .flat_map(|half| {
+            let slots = half.slots.values().map(|slot| slot.filter.as_ref());
+            slots.chain([half.default.filter.as_ref()]).flatten()
         })
-        .filter(|(_, named)| named != table)
         .collect()
 }

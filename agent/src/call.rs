@@ -1,9 +1,6 @@
 //! Records of system calls to events.
 
-use std::{
-    collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebpf_hello_loader::{
     PathView,
@@ -13,7 +10,7 @@ use ebpf_hello_policy as policy;
 use ebpf_hello_proto::{Duration, v1};
 
 use crate::{
-    event::{Memory, Origin, policy_abi, proto_abi, syscall_name},
+    event::{Origin, policy_abi, proto_abi, syscall_name},
     flags, text,
 };
 
@@ -23,31 +20,6 @@ const ABSOLUTE: u32 = 1;
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-
-/// How much of a bucket's cumulative suppression was told already.
-#[derive(Debug, Default)]
-pub(crate) struct Suppressed(HashMap<(u64, u64, u32), u64>);
-
-/// Buckets remembered; past it all are forgotten, and told once more in full.
-const BUCKETS: usize = 1 << 16;
-
-impl Suppressed {
-    /// What was left out since the last event of the same bucket.
-    pub(crate) fn since_last(&mut self, header: &Header) -> u64 {
-        if header.bucket == 0 {
-            return 0;
-        }
-        if self.0.len() >= BUCKETS {
-            self.0.clear();
-        }
-        let key = (header.cgroup_id, header.generation, header.bucket);
-        let told = self.0.entry(key).or_default();
-        // Records of several CPUs come a little out of order: never tell one twice.
-        let since = header.suppressed.saturating_sub(*told);
-        *told = (*told).max(header.suppressed);
-        since
-    }
-}
 
 /// A call, and the node it was made on.
 #[derive(Clone, Copy)]
@@ -80,7 +52,7 @@ impl Call<'_> {
             .then_some(self.header.return_value)
     }
 
-    pub(crate) fn policy(&self, number: u32, memory: &mut Memory) -> v1::Policy {
+    pub(crate) fn policy(&self, number: u32) -> v1::Policy {
         v1::Policy {
             filter: self
                 .origin
@@ -89,7 +61,7 @@ impl Call<'_> {
             rule: u32::from(self.header.rule),
             table: u32::from(self.header.table),
             generation: self.header.generation,
-            suppressed_since_last: memory.suppressed.since_last(self.header),
+            suppressed_since_last: self.origin.suppressed.since_last(self.header),
         }
     }
 
@@ -300,6 +272,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Redactor;
 
     pub(crate) fn header() -> Header {
         Header {
@@ -334,6 +307,8 @@ pub(crate) mod tests {
             epoch: 1,
             arch: policy::Arch::X86_64,
             policies: Arc::default(),
+            suppressed: Arc::default(),
+            redactor: Redactor::default(),
         };
         let record = TimerRecord {
             header: header(),
@@ -381,29 +356,6 @@ pub(crate) mod tests {
             "CLOCK_MONOTONIC"
         );
         assert_eq!(timer(Decode::TimerCreate, -6, [0; 4]).clock, "-6");
-    }
-
-    #[test]
-    fn suppression_is_told_once() {
-        let mut suppressed = Suppressed::default();
-        let mut told = |cumulative| {
-            suppressed.since_last(&Header {
-                bucket: 1,
-                suppressed: cumulative,
-                ..header()
-            })
-        };
-        assert_eq!(
-            (told(3), told(5), told(4), told(5), told(6)),
-            (3, 2, 0, 0, 1)
-        );
-        assert_eq!(
-            suppressed.since_last(&Header {
-                suppressed: 9,
-                ..header()
-            }),
-            0
-        );
     }
 
     #[test]

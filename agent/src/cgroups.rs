@@ -13,7 +13,7 @@ use ebpf_hello_loader::{CgroupView, abi::CgroupChange};
 const DEPTH: usize = 64;
 
 /// One cgroup.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Cgroup {
     /// Inode of its directory: what `bpf_get_current_cgroup_id` returns.
     pub(crate) id: u64,

@@ -13,11 +13,8 @@ use ebpf_hello_proto::{
 };
 
 use crate::{
-    call::{Call, Suppressed},
-    policies::Policies,
-    processes::Processes,
-    text,
-    wall::Wall,
+    call::Call, policies::Policies, processes::Processes, redact::Redactor, suppressed::Suppressed,
+    text, wall::Wall,
 };
 
 /// Signals below this are in wait(2)'s low bits.
@@ -32,26 +29,17 @@ pub(crate) struct Origin {
     pub(crate) epoch: u64,
     pub(crate) arch: policy::Arch,
     pub(crate) policies: Arc<Policies>,
-}
-
-/// What an event needs to know of those before it.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    pub(crate) processes: Processes,
-    pub(crate) suppressed: Suppressed,
-}
-
-impl Memory {
-    pub(crate) fn new(processes: Processes) -> Self {
-        Memory {
-            processes,
-            suppressed: Suppressed::default(),
-        }
-    }
+    pub(crate) suppressed: Arc<Suppressed>,
+    pub(crate) redactor: Redactor,
 }
 
 /// Makes the event of a record, and remembers what later events of the process repeat.
-pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wall: Wall) -> Event {
+pub(crate) fn event(
+    record: Record<'_>,
+    origin: &Origin,
+    processes: &mut Processes,
+    wall: Wall,
+) -> Event {
     let header = record.header();
     let mut event = Event {
         time: Some(wall.time(header.time)),
@@ -67,24 +55,26 @@ pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wa
     event.kind = Some(match record {
         Record::Exec(exec) if header.handler == Handler::Exec as u8 => {
             // It failed: the process is what it was.
-            event.policy = Some(call.policy(execve_number(&exec, origin), memory));
+            event.policy = Some(call.policy(execve_number(&exec, origin)));
             Kind::Exec(failed_exec_event(&exec))
         }
         Record::Exec(exec) => {
-            let binary = binary(&exec);
+            let mut binary = binary(&exec);
+            let redacted = origin.redactor.text(&mut binary);
             let process = event.process.get_or_insert_default();
             process.parent_exec_id = exec_id(exec.record.parent_exec_id);
             process.login_uid =
                 (exec.record.login_uid != u32::MAX).then_some(exec.record.login_uid);
             process.namespace_pid = Some(exec.record.namespace_pid);
             process.binary_truncated = exec.record.flags & ExecFlags::BINARY_TRUNCATED != 0;
-            memory
-                .processes
-                .insert(header.exec_id, binary.as_str().into());
-            Kind::Exec(exec_event(&exec, &binary))
+            processes.insert(header.exec_id, binary.as_str().into());
+            Kind::Exec(v1::Exec {
+                redacted,
+                ..exec_event(&exec, &binary)
+            })
         }
         Record::Fork(fork) => {
-            memory.processes.fork(header.exec_id, fork.child_exec_id);
+            processes.fork(header.exec_id, fork.child_exec_id);
             Kind::Fork(v1::Fork {
                 child_pid: fork.child,
                 child_exec_id: exec_id(fork.child_exec_id),
@@ -92,28 +82,29 @@ pub(crate) fn event(record: Record<'_>, origin: &Origin, memory: &mut Memory, wa
         }
         Record::Exit(exit) => Kind::Exit(exit_event(exit)),
         Record::Syscall(record) => {
-            event.policy = Some(call.policy(record.number, memory));
+            event.policy = Some(call.policy(record.number));
             Kind::Syscall(call.syscall(record))
         }
         Record::Timer(record) => {
-            event.policy = Some(call.policy(record.number, memory));
+            event.policy = Some(call.policy(record.number));
             Kind::Timer(call.timer(record))
         }
         Record::Path(view) => {
-            event.policy = Some(call.policy(view.record.number, memory));
+            event.policy = Some(call.policy(view.record.number));
             Kind::Path(call.path(&view))
         }
         Record::Sock(record) => {
-            event.policy = Some(call.policy(record.number, memory));
+            event.policy = Some(call.policy(record.number));
             Kind::Sock(call.sock(record))
         }
     });
-    if let Some(binary) = memory.processes.binary(header.exec_id) {
+    if let Some(binary) = processes.binary(header.exec_id) {
         event.process.get_or_insert_default().binary = binary.to_string();
     }
     if matches!(record, Record::Exit(_)) {
-        memory.processes.end(header.exec_id);
+        processes.end(header.exec_id);
     }
+    origin.redactor.redact(&mut event);
     event
 }
 
@@ -166,6 +157,7 @@ fn exec_event(exec: &ExecView<'_>, binary: &str) -> v1::Exec {
         // A memfd's dentry is its name with this prefix, in no directory (mm/memfd.c).
         memfd: has(ExecFlags::DELETED) && binary.starts_with("/memfd:"),
         errno: None,
+        redacted: false,
     }
 }
 

@@ -1,25 +1,30 @@
 //! The reader's sink: turns records into events and hands them on in batches.
 
-use std::sync::{Arc, mpsc::SyncSender};
+use std::{
+    num::NonZeroU64,
+    sync::{Arc, mpsc::SyncSender},
+};
 
 use ebpf_hello_loader::{CgroupView, Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
-    event::{Memory, Origin, event},
+    Accounts, Outcome,
+    canary::{self, Canaries},
+    event::{Origin, event},
     follower::Changes,
     processes::Processes,
     wall::Wall,
 };
 
 /// Events handed on at once, at most.
-const BATCH: usize = 512;
+pub(crate) const BATCH: usize = 512;
 
 /// An event, and the row of the ledger it belongs to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Item {
-    /// Who made it.
-    pub handler: Handler,
+    /// Who made it; `None` for what user space tells beside the ledger.
+    pub handler: Option<Handler>,
     /// What to print or publish.
     pub event: Event,
 }
@@ -29,9 +34,13 @@ pub type Batch = Vec<Item>;
 
 pub(crate) struct Intake {
     origin: Arc<Origin>,
-    memory: Memory,
+    processes: Processes,
     wall: Wall,
     batch: Batch,
+    /// Canaries among the records of the batch: they arrive when it is handed on.
+    waiting: Vec<(Handler, u64)>,
+    canaries: Arc<Canaries>,
+    accounts: Arc<Accounts>,
     out: SyncSender<Batch>,
     changes: Changes,
 }
@@ -40,12 +49,17 @@ impl Intake {
     pub(crate) fn new(
         origin: Arc<Origin>,
         processes: Processes,
+        canaries: Arc<Canaries>,
+        accounts: Arc<Accounts>,
         out: SyncSender<Batch>,
         changes: Changes,
     ) -> Self {
         Intake {
             origin,
-            memory: Memory::new(processes),
+            processes,
+            waiting: Vec::new(),
+            canaries,
+            accounts,
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
@@ -62,8 +76,15 @@ impl Sink for Intake {
         let row = usize::from(record.header().handler);
         // The programs write nothing else; a row out of range is put where process records are.
         let handler = *Handler::ALL.get(row).unwrap_or(&Handler::Dispatch);
-        let event = event(record, &self.origin, &mut self.memory, self.wall);
-        self.batch.push(Item { handler, event });
+        if let Some(nonce) = canary::nonce(&record) {
+            self.waiting.push((handler, nonce));
+            return;
+        }
+        let event = event(record, &self.origin, &mut self.processes, self.wall);
+        self.batch.push(Item {
+            handler: Some(handler),
+            event,
+        });
         if self.batch.len() == BATCH {
             self.flush();
         }
@@ -78,12 +99,18 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.waiting.is_empty() {
             return;
         }
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
         // The consumer is gone only when the whole pipeline ends; what it did not take stays in
         // flight in the ledger.
         let _ = self.out.send(batch);
+        for (handler, nonce) in self.waiting.drain(..) {
+            self.accounts.settle(Some(handler), Outcome::Canary);
+            if let Some(nonce) = NonZeroU64::new(nonce) {
+                self.canaries.arrive(nonce);
+            }
+        }
     }
 }

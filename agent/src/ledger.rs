@@ -9,7 +9,7 @@ use ebpf_hello_proto::v1::{
     SuppressedReason,
 };
 
-use crate::Accounts;
+use crate::{Accounts, Outcome};
 
 /// Sets the two sides against each other.
 ///
@@ -38,9 +38,10 @@ pub(crate) fn ledger(
         LossReason::Malformed,
         reader.malformed(),
     );
+    // Canaries take no sequence number.
     let settled: u64 = Handler::ALL
         .iter()
-        .map(|handler| accounts.delivered(*handler) + accounts.output_failed(*handler))
+        .map(|handler| accounts.settled_numbered(*handler))
         .sum();
     let waiting: u64 = Handler::ALL
         .iter()
@@ -52,6 +53,7 @@ pub(crate) fn ledger(
         counted: sum(|row| row.counted),
         suppressed: total_suppressed(&handlers),
         self_: sum(|row| row.self_),
+        canary: sum(|row| row.canary),
         table_miss: sum(|row| row.table_miss),
         lost,
         in_flight: (kernel.sent() + accounts.synthetic() + waiting)
@@ -88,26 +90,25 @@ fn row(
             kernel.get(handler, fate),
         );
     }
-    let failed = accounts.output_failed(handler);
-    add_lost(
-        &mut lost,
-        LossStage::Subscriber,
-        LossReason::OutputFailed,
-        failed,
-    );
-    let delivered = accounts.delivered(handler);
+    for outcome in Outcome::ALL {
+        if let Some((stage, reason)) = outcome.loss() {
+            let count = accounts.settled(handler, outcome);
+            add_lost(&mut lost, stage, reason, count);
+        }
+    }
     HandlerLedger {
         handler: proto_handler(handler).into(),
         seen: kernel.get(handler, Fate::Seen) + synthetic,
-        delivered,
+        delivered: accounts.delivered(handler),
         counted: kernel.get(handler, Fate::Counted),
         suppressed: suppressed(handler, kernel),
         table_miss: kernel.get(handler, Fate::TableMiss),
         self_: kernel.get(handler, Fate::SelfExcluded),
+        canary: accounts.settled(handler, Outcome::Canary),
         lost,
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
         in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler))
-            .saturating_sub(delivered + failed),
+            .saturating_sub(accounts.settled_total(handler)),
         ..HandlerLedger::default()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! loader::Reader ─▶ intake (its thread): event, processes ─▶ batches ─▶ whoever prints or publishes
-//! policy::Filter ─▶ selection ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
+//! policy::Filter ─▶ desired ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
 //! loader::Reader ─▶ intake ─▶ follower (its thread): cgroups that came and went ─▶ placement
 //! loader::Kernel, intake, deliveries ─▶ ledger, status
 //! ```
@@ -10,26 +10,39 @@
 mod accounts;
 mod assignment;
 mod call;
+mod canary;
 mod cgroups;
+mod counters;
+mod desired;
+pub mod enrolment;
 mod event;
 mod flags;
 mod follower;
 mod intake;
 mod ledger;
+pub mod metrics;
 mod node;
 mod placement;
 mod policies;
 mod processes;
 mod programming;
+pub mod publish;
+mod readiness;
+mod redact;
+mod report;
 mod seed;
-mod selection;
 mod status;
+mod suppressed;
 mod text;
 mod waiting;
 mod wall;
 
 pub use accounts::{Accounts, Outcome};
+pub use canary::Way;
 pub use intake::{Batch, Item};
-pub use node::{AgentError, Counters, ExecCounter, Node, NodeOptions, SyscallCounter};
-pub use status::{CgroupStatus, ExecSourceStatus, IoUringStatus, Status, TableStatus};
+pub use node::{AgentError, Node, NodeOptions};
+pub use redact::{NONE, REDACTED, RedactError, Redactor};
+pub use status::{
+    CgroupStatus, ExecSourceStatus, FilterWithoutTable, IoUringStatus, Status, TableStatus,
+};
 pub use text::lossless;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -10,28 +10,33 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle, abi::Handler,
+    Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    abi::{Bucket, BucketKey, Handler},
 };
-use ebpf_hello_policy::{self as policy, Arch, Filter};
-use ebpf_hello_proto::v1::Ledger;
+use ebpf_hello_policy::{Arch, Filter};
+use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
-    Accounts, Batch, Item, Status,
-    event::{Origin, syscall_name},
+    Accounts, Batch, FilterWithoutTable, Item, Redactor, Status,
+    canary::Canaries,
+    counters::counters,
+    event::Origin,
     follower::{self, Changes, Core},
     intake::Intake,
     ledger,
     placement::Placement,
     policies::Policies,
     processes::Processes,
+    readiness::Readiness,
     seed,
     status::{CgroupStatus, ExecSourceStatus, IoUringStatus, TableStatus},
-    waiting,
+    suppressed, waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
 /// fill, and what is lost is lost (and counted) in the kernel.
 const QUEUE: usize = 64;
+
 /// What can go wrong in the pipeline.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -79,39 +84,8 @@ pub struct NodeOptions {
     pub node: String,
     /// The policy.
     pub filters: Vec<Filter>,
-}
-
-/// Exec attempts of one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExecCounter {
-    /// Real user id.
-    pub uid: u32,
-    /// Attempts since load.
-    pub attempts: u64,
-}
-
-/// Calls of one system call, over all cgroups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyscallCounter {
-    /// The kernel's name.
-    pub name: String,
-    /// What people call the ABI: `x86_64`, `ia32`, …; `io_uring` for its operations.
-    pub abi: &'static str,
-    /// Calls since load.
-    pub calls: u64,
-}
-
-/// Counters, largest first.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Exec attempts per user.
-    pub execs: Vec<ExecCounter>,
-    /// Attempts that found the map full.
-    pub execs_overflow: u64,
-    /// Counted calls.
-    pub syscalls: Vec<SyscallCounter>,
-    /// Calls that found the map full.
-    pub syscalls_overflow: u64,
+    /// What hides secrets in events.
+    pub redactor: Redactor,
 }
 
 /// A running node.
@@ -126,6 +100,8 @@ pub struct Node {
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
+    pub(crate) canaries: Arc<Canaries>,
+    pub(crate) readiness: Readiness,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -147,8 +123,11 @@ impl Node {
             epoch: epoch(),
             arch,
             policies: Arc::clone(&policies),
+            suppressed: Arc::default(),
+            redactor: options.redactor.clone(),
         });
         let accounts = Arc::new(Accounts::default());
+        let canaries = Arc::new(Canaries::default());
         let (out, events) = sync_channel(QUEUE);
         let stop = reader.stop_handle();
         let received = reader.counters();
@@ -163,7 +142,14 @@ impl Node {
         let core = Arc::new(Core::new(kernel, placement));
         let (changes, changed) = Changes::new();
         let follower = follower::spawn(Arc::clone(&core), changed)?;
-        let intake = Intake::new(Arc::clone(&origin), processes, out.clone(), changes);
+        let intake = Intake::new(
+            Arc::clone(&origin),
+            processes,
+            Arc::clone(&canaries),
+            Arc::clone(&accounts),
+            out.clone(),
+            changes,
+        );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
             core,
@@ -174,10 +160,27 @@ impl Node {
             out: Mutex::new(Some(out)),
             origin,
             accounts,
+            canaries,
+            readiness: Readiness::default(),
             options,
             older_processes,
         };
         Ok((node, events))
+    }
+
+    /// What keeps the node from doing its work, a sentence each: a policy that is not in the kernel, a program whose
+    /// canary did not come ([`Node::check_ways`]). Empty when ready.
+    pub fn unready(&self) -> Vec<String> {
+        self.readiness.lacks()
+    }
+
+    /// Whether the thread that reads the ring buffers is at work. When it is not, nothing will make it but a restart.
+    pub fn is_reading(&self) -> bool {
+        self.reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|reader| !reader.is_finished())
     }
 
     /// Makes other filters the policy. What they leave as it is is not touched.
@@ -185,23 +188,42 @@ impl Node {
     /// # Errors
     /// What keeps it from being programmed; what could be programmed then is.
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
-        self.core
+        let programmed = self
+            .core
             .placement()
-            .replace(filters, &mut self.core.kernel())
+            .replace(filters, &mut self.core.kernel());
+        self.readiness
+            .note_policy(programmed.as_ref().err().map(ToString::to_string));
+        programmed
     }
 
-    /// Looks at the cgroup tree again: for what the kernel could not tell of it, and for limits of
-    /// cgroups that are gone.
+    /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
+    /// out and no event has told; drops what is kept of policies and cgroups that are gone. To be
+    /// called once a second.
     ///
     /// # Errors
     /// As [`Node::apply`].
     pub fn sweep(&self) -> Result<(), AgentError> {
-        self.core.placement().sweep(&mut self.core.kernel())
+        let mut placement = self.core.placement();
+        let mut kernel = self.kernel();
+        kernel.sweep_exits()?;
+        let buckets = kernel.buckets()?;
+        self.tell_suppressed(&buckets);
+        placement.sweep(&buckets, &self.origin.suppressed, &mut kernel)
     }
 
     /// The path of a living cgroup from the root of the cgroup v2 mount, by its id.
     pub fn cgroup_path(&self, id: u64) -> Option<String> {
         self.core.placement().tree().path(id).map(ToOwned::to_owned)
+    }
+
+    /// Sends what limits left out and no event has told. What the consumer has no room for is told
+    /// at the next sweep.
+    fn tell_suppressed(&self, buckets: &[(BucketKey, Bucket)]) {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(out) = out.as_ref() {
+            suppressed::tell(&self.origin, buckets, |batch| out.try_send(batch).is_ok());
+        }
     }
 
     /// Where the consumer notes what became of each event.
@@ -214,7 +236,7 @@ impl Node {
     /// # Errors
     /// The kernel refused to look.
     pub fn find_readers(&self) -> Result<(), AgentError> {
-        Ok(self.core.kernel().find_readers()?)
+        Ok(self.kernel().find_readers()?)
     }
 
     /// Detaches every program, reads what is left and ends the reader. The receiver ends once
@@ -224,7 +246,7 @@ impl Node {
     /// A program that could not be detached, or a reader that failed.
     pub fn drain(&self) -> Result<(), AgentError> {
         self.core.placement().close();
-        self.core.kernel().detach()?;
+        self.kernel().detach()?;
         self.stop.stop().map_err(AgentError::Stop)?;
         let reader = self
             .reader
@@ -244,28 +266,30 @@ impl Node {
         if follower.is_some_and(|follower| follower.join().is_err()) {
             tracing::error!("the thread that follows cgroups panicked");
         }
-        let told = self.tell_waiting();
+        let told = self.tell_rest();
         read.and(told)
     }
 
-    /// Tells the calls that have not returned, and ends the receiver.
-    fn tell_waiting(&self) -> Result<(), AgentError> {
+    /// Tells the calls that have not returned and what limits left out, and ends the receiver.
+    fn tell_rest(&self) -> Result<(), AgentError> {
         let out = self
             .out
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let calls = self.core.kernel().waiting_calls()?;
+        let calls = self.kernel().waiting_calls()?;
         let batch: Batch = calls
             .iter()
             .filter_map(|(tid, join)| waiting::item(*tid, join, &self.origin))
             .collect();
-        for item in &batch {
-            self.accounts.add_waiting(item.handler);
+        for handler in batch.iter().filter_map(|item| item.handler) {
+            self.accounts.add_waiting(handler);
         }
+        let buckets = self.kernel().buckets()?;
         if let Some(out) = out {
             // A consumer that is gone has settled nothing: what it missed stays in flight.
             let _ = out.send(batch);
+            suppressed::tell(&self.origin, &buckets, |batch| out.send(batch).is_ok());
         }
         Ok(())
     }
@@ -275,7 +299,7 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn ledger(&self) -> Result<Ledger, AgentError> {
-        let kernel = self.core.kernel();
+        let kernel = self.kernel();
         Ok(ledger::ledger(
             &kernel.ledger()?,
             &kernel.counts()?,
@@ -289,7 +313,17 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn sequences(&self) -> Result<Vec<u64>, AgentError> {
-        Ok(self.core.kernel().ledger()?.sequences())
+        Ok(self.kernel().ledger()?.sequences())
+    }
+
+    /// The node's name on events.
+    pub fn name(&self) -> &str {
+        &self.options.node
+    }
+
+    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    pub fn epoch(&self) -> u64 {
+        self.origin.epoch
     }
 
     /// The counting handlers' counters.
@@ -297,7 +331,7 @@ impl Node {
     /// # Errors
     /// A failed map look-up.
     pub fn counters(&self) -> Result<Counters, AgentError> {
-        Ok(counters(&self.core.kernel().counts()?, Arch::host()))
+        Ok(counters(&self.kernel().counts()?, Arch::host()))
     }
 
     /// What the instance is, has and did.
@@ -306,12 +340,12 @@ impl Node {
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
         let ledger = self.ledger()?;
-        let policy = self.core.placement();
-        let kernel = self.core.kernel();
+        let placement = self.core.placement();
+        let kernel = self.kernel();
         let counts = kernel.counts()?;
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &policy.default().native;
-        let summary = policy.summary();
+        let half = &placement.default().native;
+        let summary = placement.summary();
         Ok(Status {
             version: version.to_owned(),
             pid: kernel.tgid(),
@@ -319,6 +353,7 @@ impl Node {
             scope: kernel.scope().clone(),
             exec_source: exec_source(kernel.are_processes_reported()),
             exit_source: kernel.exit_source(),
+            unready: self.unready(),
             missing: kernel.missing().iter().map(ToString::to_string).collect(),
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
@@ -338,17 +373,26 @@ impl Node {
                 live: kernel.tables_in_use(),
                 outcomes: summary.outcomes,
                 exhausted: summary.exhausted,
+                without_table: summary
+                    .without_table
+                    .into_iter()
+                    .map(|(filter, policies)| FilterWithoutTable {
+                        filter: filter.to_string(),
+                        reason: "TablesExhausted",
+                        policies,
+                    })
+                    .collect(),
                 generation: summary.generation,
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
-                filters: policy
+                filters: placement
                     .filters()
                     .iter()
                     .map(|filter| filter.name().to_string())
                     .collect(),
             },
             cgroups: CgroupStatus {
-                known: policy.tree().len(),
+                known: placement.tree().len(),
                 foretold: summary.names,
                 untold: counts.cgroup_changes_overflow,
                 without_room: counts.cgroups_overflow,
@@ -360,6 +404,10 @@ impl Node {
             sequences: kernel.ledger()?.sequences(),
             ledger,
         })
+    }
+
+    pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.core.kernel()
     }
 }
 
@@ -392,7 +440,7 @@ fn older_processes(
     let exclude = options.load.exclusion != Exclusion::Nobody;
     seed::seed(kernel, origin, &mut processes, exclude, |event| {
         batch.push(Item {
-            handler: Handler::ProcessExec,
+            handler: Some(Handler::ProcessExec),
             event,
         });
     })?;
@@ -421,54 +469,6 @@ fn spawn(
             name: "ring-reader",
             error,
         })
-}
-
-fn counters(counts: &Counts, arch: Arch) -> Counters {
-    let mut by_call = std::collections::BTreeMap::new();
-    for count in &counts.calls {
-        let abi = if count.compat {
-            policy::Abi::Compat
-        } else {
-            policy::Abi::Native
-        };
-        *by_call.entry((count.number, abi)).or_insert(0) += count.calls;
-    }
-    let mut syscalls: Vec<_> = by_call
-        .into_iter()
-        .map(|((number, abi), calls)| SyscallCounter {
-            name: syscall_name(arch, abi, u32::from(number)),
-            abi: arch.abi_name(abi),
-            calls,
-        })
-        .collect();
-    let mut by_opcode = std::collections::BTreeMap::new();
-    for count in &counts.operations {
-        *by_opcode.entry(count.opcode).or_insert(0) += count.operations;
-    }
-    syscalls.extend(by_opcode.into_iter().map(|(opcode, calls)| {
-        SyscallCounter {
-            name: policy::io_uring::name(opcode)
-                .map_or_else(|| format!("opcode_{opcode}"), ToOwned::to_owned),
-            abi: "io_uring",
-            calls,
-        }
-    }));
-    syscalls.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.name.cmp(&b.name)));
-    let mut execs: Vec<_> = counts
-        .execs_by_uid
-        .iter()
-        .map(|(uid, attempts)| ExecCounter {
-            uid: *uid,
-            attempts: *attempts,
-        })
-        .collect();
-    execs.sort_by(|a, b| b.attempts.cmp(&a.attempts).then(a.uid.cmp(&b.uid)));
-    Counters {
-        execs,
-        execs_overflow: counts.execs_overflow,
-        syscalls,
-        syscalls_overflow: counts.calls_overflow + counts.operations_overflow,
-    }
 }
 
 /// New and ordered at every start of a node's agent: microseconds since 1970.

@@ -1,16 +1,21 @@
 //! The policy in the kernel: made what the filters ask for, and kept so while cgroups come and go.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use ebpf_hello_loader::{Kernel, abi::CgroupChange, cgroup_mount};
+use ebpf_hello_loader::{
+    Kernel,
+    abi::{Bucket, BucketKey, CgroupChange},
+    cgroup_mount,
+};
 use ebpf_hello_policy::{Arch, Filter, Table};
 
 use crate::{
-    assignment::{Assignment, Desired, Summary},
+    assignment::{Assignment, Summary},
     cgroups::{self, Cgroup, Change, Tree},
+    desired::{Desired, Selection},
     node::AgentError,
     policies::Policies,
-    selection::Selection,
+    suppressed::Suppressed,
 };
 
 /// Passes over the cgroup tree until one changes nothing; a tree that never rests is left to the
@@ -22,8 +27,11 @@ const PASSES: u32 = 5;
 pub(crate) struct Placement {
     selection: Selection,
     assignment: Assignment,
-    default: Arc<Table>,
+    /// What the last look at the tree made it.
+    applied: Option<Desired>,
     tree: Tree,
+    /// Limits that nobody used at the last sweep.
+    idle: HashSet<BucketKey>,
     /// Nothing is attached any more, and nothing must be.
     closed: bool,
 }
@@ -31,13 +39,14 @@ pub(crate) struct Placement {
 // === impl Placement ===
 
 impl Placement {
-    /// Of no cgroup yet: [`Placement::sweep`] programs it.
+    /// Of no cgroup yet: [`Placement::program`] programs it.
     pub(crate) fn new(filters: Vec<Filter>, policies: Arc<Policies>) -> Self {
         Placement {
             selection: Selection::new(filters, Arch::host()),
             assignment: Assignment::new(Arch::host(), policies),
-            default: Arc::default(),
+            applied: None,
             tree: Tree::default(),
+            idle: HashSet::new(),
             closed: false,
         }
     }
@@ -52,34 +61,56 @@ impl Placement {
         self.program(kernel)
     }
 
-    /// Walks the tree for what the kernel could not tell, and drops the limits of cgroups that are
-    /// gone.
-    pub(crate) fn sweep(&mut self, kernel: &mut Kernel) -> Result<(), AgentError> {
+    /// Walks the tree for what the kernel could not tell, and drops limits of cgroups and policies
+    /// that are gone, once all they left out is told. `buckets` are read before: a cgroup that was
+    /// made meanwhile is not taken for one that is gone.
+    pub(crate) fn sweep(
+        &mut self,
+        buckets: &[(BucketKey, Bucket)],
+        suppressed: &Suppressed,
+        kernel: &mut Kernel,
+    ) -> Result<(), AgentError> {
         self.program(kernel)?;
-        if self.tree.len() > 0 {
-            kernel.sweep_buckets(|cgroup| self.tree.path(cgroup).is_some())?;
+        let generations = kernel.generations();
+        let idle: HashSet<BucketKey> = buckets
+            .iter()
+            .filter(|(key, bucket)| {
+                let is_gone = self.tree.len() > 0 && self.tree.path(key.cgroup_id).is_none();
+                (is_gone || !generations.contains(&key.generation))
+                    && suppressed.is_told(*key, bucket.suppressed)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        // Not at once: a program that began before the policy changed may still add to it.
+        for key in idle.intersection(&self.idle) {
+            kernel.remove_bucket(*key);
+            suppressed.end(*key);
         }
+        self.idle = idle;
         Ok(())
     }
 
     /// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.
     pub(crate) fn program(&mut self, kernel: &mut Kernel) -> Result<(), AgentError> {
-        let mut before = None;
+        if self.closed {
+            return Ok(());
+        }
+        // Nothing, while it is not known how far an error let it come.
+        let mut before = self.applied.take();
         for _ in 0..PASSES {
-            if self.closed {
-                break;
-            }
             let cgroups = self.walk()?;
-            let desired = Desired::new(&mut self.selection, &cgroups);
-            if before.as_ref() == Some(&desired) {
-                break;
-            }
+            let names_cgroups = self.selection.names_cgroups();
+            let concerned = if names_cgroups { &cgroups[..] } else { &[] };
+            let desired = self.selection.desired(concerned);
+            // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
+            // may have come free.
             self.assignment.apply(&desired, kernel)?;
-            self.default = desired.default();
-            if !self.selection.names_cgroups() {
+            let is_settled = !names_cgroups || before.as_ref() == Some(&desired);
+            before = Some(desired);
+            if is_settled {
+                self.applied = before;
                 break;
             }
-            before = Some(desired);
         }
         Ok(())
     }
@@ -134,7 +165,7 @@ impl Placement {
 
     /// The policy of every cgroup without one of its own.
     pub(crate) fn default(&self) -> &Table {
-        &self.default
+        self.selection.default()
     }
 
     pub(crate) fn summary(&self) -> Summary {

@@ -1,48 +1,66 @@
 //! Which policy each generation was: events carry the generation, people want the filter's name.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use ebpf_hello_policy::{Abi, Table};
 
-/// Generations that are remembered; records in flight carry the latest few.
+use crate::programming::{Rule, limited_rules};
+
+/// Generations that are remembered beside the live ones; records in flight carry the latest few.
 const REMEMBERED: usize = 1024;
 
 /// Tables by generation. Shared by who programs them and who reads records.
 #[derive(Debug, Default)]
-pub(crate) struct Policies(RwLock<BTreeMap<u64, Arc<Table>>>);
+pub(crate) struct Policies(RwLock<BTreeMap<u64, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    table: Arc<Table>,
+    /// By bucket, from 1.
+    limited: Vec<Rule>,
+}
 
 impl Policies {
     /// To be called before the kernel is told: a record can come at once.
-    pub(crate) fn insert(&self, generation: u64, table: Arc<Table>, live: impl Fn(u64) -> bool) {
-        let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        tables.insert(generation, table);
-        let surplus = tables.len().saturating_sub(REMEMBERED);
-        let old: Vec<u64> = tables
-            .keys()
-            .copied()
-            .filter(|old| !live(*old))
-            .take(surplus)
-            .collect();
-        for generation in old {
-            tables.remove(&generation);
+    pub(crate) fn insert(&self, generation: u64, table: Arc<Table>, live: &HashSet<u64>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let limited = limited_rules(&table);
+        known.insert(generation, Known { table, limited });
+        // Not at every insertion: each costs a look at all.
+        if known.len() > 2 * (live.len() + REMEMBERED) {
+            let latest = known.keys().rev().nth(REMEMBERED).copied().unwrap_or(0);
+            known.retain(|generation, _| *generation > latest || live.contains(generation));
         }
     }
 
     /// The filter that chose what happened to a call; empty when none did.
     pub(crate) fn filter(&self, generation: u64, abi: Abi, number: u32) -> String {
-        let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(table) = tables.get(&generation) else {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.get(&generation) else {
             return String::new();
         };
-        let half = table.half(abi);
+        let half = known.table.half(abi);
         u16::try_from(number)
             .ok()
             .and_then(|number| half.slots.get(&number))
             .map_or(half.default.filter.as_ref(), |slot| slot.filter.as_ref())
             .map(ToString::to_string)
+            .unwrap_or_default()
+    }
+
+    /// The filter and rule that a bucket counts for; empty and 0 where that is forgotten.
+    pub(crate) fn limited(&self, generation: u64, bucket: u64) -> (String, u32) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        usize::try_from(bucket)
+            .ok()
+            .and_then(|bucket| known.get(&generation)?.limited.get(bucket.checked_sub(1)?))
+            .map(|(filter, rule)| {
+                let filter = filter.as_ref().map(ToString::to_string);
+                (filter.unwrap_or_default(), u32::from(*rule))
+            })
             .unwrap_or_default()
     }
 }

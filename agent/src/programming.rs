@@ -43,15 +43,40 @@ fn operations(half: &Half, arch: policy::Arch) -> Opcodes {
     opcodes
 }
 
-/// A number for every rule of every filter of a table: what a rate limit is per.
+/// A rule of a filter.
+pub(crate) type Rule = (Option<FilterName>, u16);
+
+/// The rules of a table whose events are limited, by bucket, the first of which is 1.
+pub(crate) fn limited_rules(table: &Table) -> Vec<Rule> {
+    let mut buckets = Buckets::default();
+    for slot in [&table.native, &table.compat]
+        .into_iter()
+        .flat_map(|half| half.slots.values())
+    {
+        buckets.of(slot);
+    }
+    let mut rules: Vec<_> = buckets.0.into_iter().collect();
+    rules.sort_by_key(|(_, bucket)| *bucket);
+    rules
+        .into_iter()
+        .map(|((filter, rule), _)| (filter.cloned(), rule))
+        .collect()
+}
+
+/// A number for every limited rule of every filter of a table: what a rate limit is per.
 #[derive(Default)]
 struct Buckets<'t>(HashMap<(Option<&'t FilterName>, u16), u16>);
 
 impl<'t> Buckets<'t> {
-    fn of(&mut self, filter: Option<&'t FilterName>, rule: u16) -> u16 {
-        // A table has at most 1,024 slots, so the number fits; 0 stays for slots without limits.
+    /// 0 for a slot without limits.
+    fn of(&mut self, slot: &'t Slot) -> u16 {
+        if slot.rate_limit.is_none() && slot.sampling <= 1 {
+            return 0;
+        }
+        // A table has at most 1,024 slots, so the number fits.
         let next = self.0.len() as u16 + 1;
-        *self.0.entry((filter, rule)).or_insert(next)
+        let rule = (slot.filter.as_ref(), slot.rule);
+        *self.0.entry(rule).or_insert(next)
     }
 }
 
@@ -107,9 +132,7 @@ fn slot_spec<'t>(
         spec.interval = NANOSECONDS / limit.events_per_second.max(1);
         spec.burst = limit.burst;
     }
-    if slot.rate_limit.is_some() || slot.sampling > 1 {
-        spec.bucket = buckets.of(slot.filter.as_ref(), slot.rule);
-    }
+    spec.bucket = buckets.of(slot);
     let exec = handler == Handler::Exec;
     if slot.returns {
         spec.flags |= if exec {
@@ -204,6 +227,10 @@ mod tests {
     use ebpf_hello_policy::{Arch, Subject, compile, read};
 
     fn spec(rules: &str) -> TableSpec {
+        table_spec(&table(rules), Arch::X86_64)
+    }
+
+    fn table(rules: &str) -> Table {
         let text = format!(
             "apiVersion: ebpf-hello.dev/v1alpha1\nkind: ClusterSyscallFilter\nmetadata: {{name: f}}\n\
              spec:\n  host: true\n  rules:\n{rules}"
@@ -213,10 +240,7 @@ mod tests {
             .into_iter()
             .map(|document| document.filter)
             .collect();
-        table_spec(
-            &compile(&filters, &Subject::host(), Arch::X86_64).table,
-            Arch::X86_64,
-        )
+        compile(&filters, &Subject::host(), Arch::X86_64).table
     }
 
     fn only(half: &HalfSpec) -> &SlotSpec {
@@ -251,6 +275,32 @@ mod tests {
         assert_eq!((getpid.interval, getpid.sampling), (0, 3));
         assert_ne!(getpid.bucket, getppid.bucket);
         assert!(getpid.bucket > 0 && getppid.bucket > 0);
+    }
+
+    #[test]
+    fn the_rule_of_a_bucket_is_found_again() {
+        let rules = "  - {syscalls: [getpid], handler: Trace}\n  \
+             - {syscalls: [getppid, read], handler: Trace, sampling: 3}\n  \
+             - {syscalls: [write], handler: Trace, rateLimit: {eventsPerSecond: 5}}\n";
+        let table = table(rules);
+        let rules: Vec<_> = limited_rules(&table)
+            .into_iter()
+            .map(|(filter, rule)| (filter.unwrap().to_string(), rule))
+            .collect();
+        let spec = table_spec(&table, Arch::X86_64);
+        for half in [&spec.native, &spec.compat] {
+            for (number, slot) in &half.slots {
+                match slot.rule {
+                    1 => assert_eq!(slot.bucket, 0, "{number}"),
+                    rule => assert_eq!(
+                        rules[usize::from(slot.bucket) - 1],
+                        ("f".to_owned(), rule),
+                        "{number}"
+                    ),
+                }
+            }
+        }
+        assert_eq!(rules.len(), 2);
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub(crate) fn seed(
             continue;
         }
         let Some(binary) = binary else { continue };
-        let binary = text::lossless(binary.as_os_str().as_bytes());
+        let mut binary = text::lossless(binary.as_os_str().as_bytes());
+        let redacted = origin.redactor.text(&mut binary);
         processes.insert(exec_id, binary.as_str().into());
         if kernel.is_ours(tgid) {
             continue;
@@ -92,6 +93,10 @@ pub(crate) fn seed(
                 .as_deref()
                 .and_then(|mount| cgroup_id(&process, mount));
             event.cgroup_id = cgroup.unwrap_or_default();
+            if let Some(Kind::Exec(exec)) = &mut event.kind {
+                exec.redacted = redacted;
+            }
+            origin.redactor.redact(&mut event);
             found(event);
         }
     }

@@ -20,6 +20,8 @@ pub struct Status {
     pub exec_source: ExecSourceStatus,
     /// How the end of a process is told from that of a thread.
     pub exit_source: ExitSource,
+    /// What keeps it from doing its work. Empty when ready.
+    pub unready: Vec<String>,
     /// What this kernel cannot give, and why.
     pub missing: Vec<String>,
     /// Whether processes that are older than this instance were reported.
@@ -97,6 +99,8 @@ pub struct TableStatus {
     pub outcomes: usize,
     /// Those that found no free table: their cgroups have the default's.
     pub exhausted: usize,
+    /// The filters that those are made of.
+    pub without_table: Vec<FilterWithoutTable>,
     /// Generation of the policy in the kernel, from 1.
     pub generation: u64,
     /// System calls of the native ABI with a slot of their own, in the live tables.
@@ -105,4 +109,16 @@ pub struct TableStatus {
     pub default: String,
     /// Filters of the policy.
     pub filters: Vec<String>,
+}
+
+/// A filter some of whose cgroups have the default's policy instead.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilterWithoutTable {
+    /// Its name.
+    pub filter: String,
+    /// Why: `TablesExhausted`.
+    pub reason: &'static str,
+    /// Policies without a table that it is part of.
+    pub policies: usize,
 }

@@ -9,8 +9,9 @@ use ebpf_hello_loader::{
 };
 
 use crate::{
-    event::{Memory, Origin, event},
+    event::{Origin, event},
     intake::Item,
+    processes::Processes,
     wall::Wall,
 };
 
@@ -18,8 +19,8 @@ use crate::{
 pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
     let handler = *Handler::ALL.get(usize::from(join.parameters.handler))?;
     let header = header(tid, join);
-    let mut memory = Memory::default();
-    let mut make = |record: Record<'_>| event(record, origin, &mut memory, Wall::now());
+    let mut processes = Processes::default();
+    let mut make = |record: Record<'_>| event(record, origin, &mut processes, Wall::now());
     let event = match handler {
         Handler::Trace => make(Record::Syscall(&SyscallRecord {
             header,
@@ -64,7 +65,10 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
         })),
         _ => return None,
     };
-    Some(Item { handler, event })
+    Some(Item {
+        handler: Some(handler),
+        event,
+    })
 }
 
 /// Who and where, as far as the call's entry told. What it points to was not read yet.

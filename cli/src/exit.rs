@@ -22,7 +22,7 @@ pub(crate) fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ebpf-hello: {error:#}");
+            crate::page::tell(&format!("ebpf-hello: {error:#}"));
             ExitCode::from(status(&error))
         }
     }

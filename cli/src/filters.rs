@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use ebpf_hello_agent::Node;
 use ebpf_hello_policy::{Diagnostic, Filter, duplicates, read};
 use notify::{
     EventKind, RecursiveMode, Watcher as _,
@@ -57,6 +58,22 @@ pub(crate) struct Watcher {
     /// Ends the watch when dropped.
     _watcher: Option<notify::RecommendedWatcher>,
     changes: mpsc::UnboundedReceiver<()>,
+}
+
+/// Makes the filters as they are now the policy; a mistake in them leaves the last good one.
+pub(crate) fn reload(paths: &[PathBuf], node: &Node) {
+    let applied = load(paths).and_then(|filters| {
+        let count = filters.len();
+        node.apply(filters)?;
+        Ok(count)
+    });
+    match applied {
+        Ok(count) => tracing::info!(filters = count, "filters changed and are applied"),
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "filters changed and are not applied; the last good ones stay"
+        ),
+    }
 }
 
 impl Watcher {

@@ -21,6 +21,8 @@ pub(crate) fn start(format: LogFormat) {
     let layer = fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
+        // They would be told on stderr, which is what failed: that panics.
+        .log_internal_errors(false)
         .with_ansi(colour);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

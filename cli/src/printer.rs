@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Write as _},
     os::fd::AsFd as _,
-    sync::{Arc, mpsc::Receiver},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -26,7 +26,7 @@ struct Printer {
     accounts: Arc<Accounts>,
     lines: Vec<u8>,
     /// Where each line of `lines` ends, and whose it is.
-    ends: Vec<(usize, Handler)>,
+    ends: Vec<(usize, Option<Handler>)>,
     /// Taken when stdout takes no more.
     gone: Option<oneshot::Sender<()>>,
 }
@@ -34,7 +34,7 @@ struct Printer {
 /// Prints until the events end. The receiver hears when stdout takes no more.
 pub(crate) fn start(
     output: Output,
-    events: Receiver<Batch>,
+    events: impl Iterator<Item = Batch> + Send + 'static,
     accounts: Arc<Accounts>,
 ) -> anyhow::Result<(JoinHandle<()>, oneshot::Receiver<()>)> {
     let stdout = io::stdout();
@@ -62,7 +62,7 @@ pub(crate) fn start(
     }
     let thread = std::thread::Builder::new()
         .name("printer".into())
-        .spawn(move || printer.run(&events))
+        .spawn(move || printer.run(events))
         .context("cannot start the printer's thread")?;
     Ok((thread, stdout_gone))
 }
@@ -70,7 +70,7 @@ pub(crate) fn start(
 // === impl Printer ===
 
 impl Printer {
-    fn run(mut self, events: &Receiver<Batch>) {
+    fn run(mut self, events: impl Iterator<Item = Batch>) {
         for batch in events {
             for item in batch {
                 let start = self.lines.len();

@@ -3,12 +3,13 @@
 //! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
 //! holds up events (and makes them count as lost in the kernel) but never signals or the status.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Counters, Node, NodeOptions};
-use ebpf_hello_loader::{Exclusion, Options};
+use ebpf_hello_agent::{Node, NodeOptions, Redactor};
+use ebpf_hello_loader::Exclusion;
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
+use ebpf_hello_proto::v1::Counters;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
@@ -16,10 +17,12 @@ use tokio::{
 };
 
 use crate::{
-    args::{Default as DefaultArgument, RunArguments, Switch},
+    args::{Default as DefaultArgument, RunArguments, host_name},
     control::Control,
     filters::{self, Watcher},
-    ledger, printer,
+    ledger,
+    local::Local,
+    printer, readiness,
     table::table,
 };
 
@@ -30,24 +33,30 @@ const TOP: usize = 10;
 
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let options = NodeOptions {
-        load: load_options(arguments)?,
-        node: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        load: arguments.node.load_options(Exclusion::SelfAndAncestors)?,
+        node: host_name(),
         filters: filters(arguments)?,
+        redactor: Redactor::new(&arguments.node.redact)?,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
-    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let result = runtime.block_on(watch(arguments, &node, stdout_gone));
+    let local = Arc::new(runtime.block_on(Local::start(&node, arguments.listen.as_ref()))?);
+    let offered = Arc::clone(&local);
+    let events = events
+        .into_iter()
+        .inspect(move |batch| offered.offer(batch));
+    let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
+    let result = runtime.block_on(watch(arguments, &node, &local, stdout_gone));
     node.drain().context("cannot drain")?;
     if printer.join().is_err() {
         anyhow::bail!("the printer's thread panicked");
+    }
+    if let Some(local) = Arc::into_inner(local) {
+        runtime.block_on(local.drain())?;
     }
     print_ledger(&node, arguments.verbose)?;
     result
@@ -68,27 +77,11 @@ fn filters(arguments: &RunArguments) -> anyhow::Result<Vec<Filter>> {
     Ok(vec![filter])
 }
 
-fn load_options(arguments: &RunArguments) -> anyhow::Result<Options> {
-    let ring_size = u32::try_from(arguments.ring_size.as_u64())
-        .with_context(|| format!("--ring-size {} is more than 1GiB", arguments.ring_size))?;
-    Ok(Options {
-        tables: arguments.tables,
-        ring_size,
-        ring_shards: arguments.ring_shards.unwrap_or(0),
-        process_events: arguments.process_events == Switch::On,
-        exclusion: if arguments.include_self {
-            Exclusion::Nobody
-        } else {
-            Exclusion::SelfAndAncestors
-        },
-        ..Options::default()
-    })
-}
-
 /// Serves signals, timers and the control socket until it is time to end.
 async fn watch(
     arguments: &RunArguments,
     node: &Arc<Node>,
+    local: &Local,
     mut stdout_gone: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     let control = Control::bind()?;
@@ -103,6 +96,8 @@ async fn watch(
     tokio::pin!(end);
     let serve = control.serve(node);
     tokio::pin!(serve);
+    let canaries = readiness::watch(node);
+    tokio::pin!(canaries);
     tracing::info!(
         pid = std::process::id(),
         "running; Ctrl-C ends, SIGUSR1 prints the ledger"
@@ -120,47 +115,29 @@ async fn watch(
                 if let Err(error) = node.sweep() {
                     tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot follow the cgroups");
                 }
+                local.report(node.report(env!("CARGO_PKG_VERSION"))?);
             }
-            () = watcher.changed() => reload(&arguments.filters, node),
+            () = watcher.changed() => filters::reload(&arguments.filters, node),
             _ = counts.tick(), if arguments.counts.is_some() => print_counters(&node.counters()?),
             () = &mut serve => {}
+            () = &mut canaries => {}
         }
     }
 }
 
-/// Makes the filters as they are now the policy; a mistake in them leaves the last good one.
-fn reload(paths: &[PathBuf], node: &Node) {
-    let applied = filters::load(paths).and_then(|filters| {
-        let count = filters.len();
-        node.apply(filters)?;
-        Ok(count)
-    });
-    match applied {
-        Ok(count) => tracing::info!(filters = count, "filters changed and are applied"),
-        Err(error) => tracing::error!(
-            error = format!("{error:#}"),
-            "filters changed and are not applied; the last good ones stay"
-        ),
-    }
-}
-
 fn print_counters(counters: &Counters) {
-    let execs: Vec<_> = counters
-        .execs
-        .iter()
-        .map(|count| [count.uid.to_string(), count.attempts.to_string()])
+    let mut execs: Vec<_> = counters.execs.iter().collect();
+    execs.sort_by_key(|row| Reverse(row.count));
+    let execs: Vec<_> = execs
+        .into_iter()
+        .map(|row| [row.uid().to_string(), row.count.to_string()])
         .collect();
-    let calls: Vec<_> = counters
-        .syscalls
-        .iter()
+    let mut calls: Vec<_> = counters.syscalls.iter().collect();
+    calls.sort_by_key(|row| Reverse(row.count));
+    let calls: Vec<_> = calls
+        .into_iter()
         .take(TOP)
-        .map(|count| {
-            [
-                count.name.clone(),
-                count.abi.to_owned(),
-                count.calls.to_string(),
-            ]
-        })
+        .map(|row| [row.name.clone(), row.abi().label(), row.count.to_string()])
         .collect();
     eprint!(
         "\n{}{}\n{}{}",

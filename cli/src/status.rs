@@ -1,8 +1,8 @@
-//! `ebpf-hello status`: what a running instance is, has and did.
+//! `ebpf-hello status`: what a running instance is, has and did; of a server, its fleet.
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,33 +14,66 @@ use serde_json::Value;
 
 use crate::{
     args::{StatusArguments, StatusOutput},
+    client,
     control::DIRECTORY,
     exit::Unreachable,
-    ledger,
+    fleet, ledger, page,
     table::table,
 };
 
 /// How long an instance may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Filters without a table that are named; `-o json` names all.
+const SHOWN: usize = 10;
 
 pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
+    if arguments.instance.is_none() && arguments.connect.is_explicit() {
+        return of_server(arguments);
+    }
     let path = match arguments.instance {
         Some(pid) => Path::new(DIRECTORY).join(format!("{pid}.sock")),
-        None => the_only_instance()?,
+        None => match the_only_instance() {
+            Ok(path) => path,
+            Err(none) if none.downcast_ref::<Unreachable>().is_some() => {
+                return of_server(arguments).map_err(|error| {
+                    if error.downcast_ref::<Unreachable>().is_some() {
+                        fleet::neither(&none, &error)
+                    } else {
+                        error
+                    }
+                });
+            }
+            Err(error) => return Err(error),
+        },
     };
     let status = ask(&path).context(Unreachable)?;
     if let Some(error) = status.get("error").and_then(Value::as_str) {
         bail!("the instance cannot tell its status: {error}");
     }
+    if arguments.probe {
+        let unready: Vec<_> = list(&status, "/unready")
+            .map(|why| show(Some(why)))
+            .collect();
+        if !unready.is_empty() {
+            bail!("the instance is not ready: {}", unready.join("; "));
+        }
+        return Ok(());
+    }
     let text = match arguments.output {
         StatusOutput::Json => format!("{status}\n"),
         StatusOutput::Text => text(&status)?,
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever read us has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to stdout"),
+    page::print(text.as_bytes()).map(drop)
+}
+
+/// The status of every node that a server knows.
+fn of_server(arguments: &StatusArguments) -> anyhow::Result<()> {
+    let runtime = client::runtime()?;
+    if arguments.probe {
+        return runtime.block_on(fleet::probe(&arguments.connect));
     }
+    let text = runtime.block_on(fleet::page(&arguments.connect, arguments.output))?;
+    page::print(text.as_bytes()).map(drop)
 }
 
 /// The socket of the one instance that answers.
@@ -122,6 +155,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
          cgroups      {} known, {} foretold by a filter; {} changes untold, {} without room\n\
+         ready        {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
         get("/pid"),
@@ -149,9 +183,22 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/cgroups/foretold"),
         get("/cgroups/untold"),
         get("/cgroups/withoutRoom"),
+        ready(status),
         get("/ringShards"),
         get("/ringBytes"),
     );
+    for filter in list(status, "/tables/withoutTable").take(SHOWN) {
+        text.push_str(&format!(
+            "no table     {}: {} (of {} policies; raise --tables)\n",
+            show(filter.get("filter")),
+            show(filter.get("reason")),
+            show(filter.get("policies")),
+        ));
+    }
+    match list(status, "/tables/withoutTable").count() {
+        0..=SHOWN => {}
+        all => text.push_str(&format!("no table     and {} filters more\n", all - SHOWN)),
+    }
     for missing in list(status, "/missing") {
         text.push_str(&format!("missing      {}\n", show(Some(missing))));
     }
@@ -201,6 +248,18 @@ fn io_uring(status: &Value) -> String {
             format!("{operations} operations, counted and not reported")
         }
         _ => "not counted: no policy wants a call that has an operation".into(),
+    }
+}
+
+/// `yes`, or what is missing.
+fn ready(status: &Value) -> String {
+    let lacks: Vec<_> = list(status, "/unready")
+        .map(|problem| show(Some(problem)))
+        .collect();
+    if lacks.is_empty() {
+        "yes".to_owned()
+    } else {
+        format!("no: {}", lacks.join("; "))
     }
 }
 

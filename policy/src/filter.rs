@@ -9,19 +9,13 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use kube::core::{Selector, SelectorExt};
 
 use crate::{
+    cgroup::CgroupGlob,
     crd::{ClusterSyscallFilter, SyscallFilter},
     handler::{DefaultAction, Handler},
     problem::Problem,
     subject::Subject,
     table::{BinaryPattern, FilterName, RateLimit, Slot, UidRange},
     validate,
-};
-
-/// `*` is any part of one directory's name.
-const GLOB: glob::MatchOptions = glob::MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: false,
 };
 
 /// A valid `SyscallFilter` or `ClusterSyscallFilter`.
@@ -32,7 +26,7 @@ pub struct Filter {
     pub(crate) pods: Selector,
     pub(crate) nodes: Selector,
     pub(crate) containers: BTreeSet<String>,
-    pub(crate) cgroup: Option<glob::Pattern>,
+    pub(crate) cgroup: Option<CgroupGlob>,
     pub(crate) match_uids: Vec<UidRange>,
     pub(crate) match_binaries: Vec<BinaryPattern>,
     pub(crate) priority: i32,
@@ -129,33 +123,17 @@ impl Filter {
             }
     }
 
-    /// A glob selects the cgroup it matches and everything below it, because a child cgroup
-    /// starts with its parent's outcome in the kernel.
     fn selects_cgroup(&self, path: Option<&str>) -> bool {
-        let Some(pattern) = &self.cgroup else {
+        let Some(glob) = &self.cgroup else {
             return true;
         };
-        let Some(path) = path else { return false };
-        let path = path.trim_end_matches('/');
-        let ends = path
-            .match_indices('/')
-            .map(|(at, _)| at)
-            .chain([path.len()]);
-        ends.map(|end| if end == 0 { "/" } else { &path[..end] })
-            .any(|ancestor| pattern.matches_with(ancestor, GLOB))
+        path.is_some_and(|path| glob.selects(path))
     }
 
     /// The one name that its `matchCgroup` asks for in the cgroup at `parent`: its last part, where
     /// that is literal and what stands before it matches `parent`.
     pub fn cgroup_name_in(&self, parent: &str) -> Option<&str> {
-        let (above, name) = self.cgroup.as_ref()?.as_str().rsplit_once('/')?;
-        if name.is_empty() || name.contains(['*', '?', '[']) {
-            return None;
-        }
-        let above = if above.is_empty() { "/" } else { above };
-        // What stands before a slash is no glob where the slash was in brackets.
-        let above = glob::Pattern::new(above).ok()?;
-        above.matches_with(parent, GLOB).then_some(name)
+        self.cgroup.as_ref()?.name_in(parent)
     }
 
     /// Whether no namespaced filter may weaken it.

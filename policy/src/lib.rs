@@ -12,6 +12,7 @@
 
 mod arch;
 mod builtin;
+mod cgroup;
 mod compile;
 pub mod crd;
 pub mod decode;

@@ -3,7 +3,7 @@
 //! Proto style gives an enum value its type's prefix (`LOSS_REASON_RINGBUF_FULL`); people and
 //! dashboards read `ringbuf_full`.
 
-use crate::v1::{Handler, LossReason, LossStage, SuppressedReason};
+use crate::v1::{Abi, Handler, LossReason, LossStage, SuppressedReason};
 
 macro_rules! label {
     ($type:ty, $prefix:literal, $example:literal) => {
@@ -20,6 +20,7 @@ macro_rules! label {
     };
 }
 
+label!(Abi, "ABI_", "x86_64");
 label!(Handler, "HANDLER_", "trace");
 label!(LossReason, "LOSS_REASON_", "ringbuf_full");
 label!(LossStage, "LOSS_STAGE_", "kernel");

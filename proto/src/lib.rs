@@ -28,6 +28,7 @@ extern crate alloc;
 pub mod label;
 pub mod ledger;
 pub mod time;
+pub mod wire;
 
 pub use time::{Duration, Timestamp};
 
@@ -35,3 +36,12 @@ pub use time::{Duration, Timestamp};
 pub mod v1 {
     include!("gen/ebpfhello.v1.rs");
 }
+
+/// Servers of the protocol's services, over the messages of [`v1`] and, where events are carried, of [`wire`].
+pub mod server {
+    #![allow(missing_docs, reason = "generated; the .proto files document it")]
+    include!("gen/server.rs");
+}
+
+/// Every message and service of the protocol as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
+pub const DESCRIPTOR: &[u8] = include_bytes!("gen/descriptor.binpb");

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use prost::Message as _;
+
 const DERIVES: &str = "#[derive(::prost_canonical_serde::CanonicalSerialize, \
                        ::prost_canonical_serde::CanonicalDeserialize)]";
 
@@ -37,27 +39,54 @@ fn generate(out: &Path) {
     let root = crate_dir().join("proto");
     let files = protox::compile(proto_files(&root), [&root])
         .unwrap_or_else(|error| panic!("the .proto files do not compile: {error:?}"));
+    // For reflection, and for programs that decode without generated code.
+    fs::write(out.join("descriptor.binpb"), files.encode_to_vec()).expect("written");
 
+    // The messages, and clients for them.
     let mut config = prost_build::Config::new();
     // Sorted maps: the same event prints the same JSON.
-    config
-        .btree_map(["."])
-        .type_attribute(".", DERIVES)
-        .out_dir(out);
+    config.btree_map(["."]).type_attribute(".", DERIVES);
     for own in ["Timestamp", "Duration"] {
         config.extern_path(format!(".google.protobuf.{own}"), format!("crate::{own}"));
     }
     prost_canonical_serde_build::add_json_name_attributes(&mut config, &files);
-    config.compile_fds(files).expect("prost-build generates");
+    tonic_prost_build::configure()
+        .out_dir(out)
+        .build_server(false)
+        .build_transport(false)
+        .compile_fds_with_config(files.clone(), config)
+        .expect("messages and clients are generated");
+
+    // The servers, over messages that leave events encoded (src/wire.rs).
+    let servers = tempfile::tempdir().expect("temporary directory");
+    let mut config = prost_build::Config::new();
+    for message in ["PublishRequest", "ObserveResponse"] {
+        config.extern_path(
+            format!(".ebpfhello.v1.{message}"),
+            format!("crate::wire::{message}"),
+        );
+    }
+    config.extern_path(".ebpfhello.v1", "crate::v1");
+    tonic_prost_build::configure()
+        .out_dir(servers.path())
+        .build_client(false)
+        .build_transport(false)
+        .compile_fds_with_config(files, config)
+        .expect("servers are generated");
+    fs::copy(
+        servers.path().join("ebpfhello.v1.rs"),
+        out.join("server.rs"),
+    )
+    .expect("servers are copied");
 }
 
-fn contents(dir: &Path) -> BTreeMap<String, String> {
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(dir)
         .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
         .map(|entry| entry.expect("readable directory entry"))
         .map(|entry| {
-            let text = fs::read_to_string(entry.path()).expect("generated files are UTF-8");
-            (entry.file_name().to_string_lossy().into_owned(), text)
+            let bytes = fs::read(entry.path()).expect("readable file");
+            (entry.file_name().to_string_lossy().into_owned(), bytes)
         })
         .collect()
 }
@@ -81,35 +110,35 @@ fn committed_code_is_what_the_proto_files_generate() {
         {
             fs::remove_file(committed_dir.join(stale)).expect("stale file can be removed");
         }
-        for (name, text) in &generated {
-            fs::write(committed_dir.join(name), text).expect("src/gen can be written");
+        for (name, bytes) in &generated {
+            fs::write(committed_dir.join(name), bytes).expect("src/gen can be written");
         }
         return;
     }
 
     let committed = contents(&committed_dir);
-    let names = |files: &BTreeMap<String, String>| files.keys().cloned().collect::<Vec<_>>();
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(
         names(&committed),
         names(&generated),
         "files in src/gen; {HOW}"
     );
-    for (name, text) in &generated {
-        let differing = committed[name]
+    for (name, expected) in &generated {
+        let has = &committed[name];
+        let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (has_text, expected_text) = (lines(has), lines(expected));
+        let differing = has_text
             .lines()
-            .zip(text.lines())
+            .zip(expected_text.lines())
             .enumerate()
-            .find(|(_, (committed, generated))| committed != generated);
-        if let Some((line, (committed, generated))) = differing {
+            .find(|(_, (has, expected))| has != expected);
+        if let Some((line, (has, expected))) = differing.filter(|_| name.ends_with(".rs")) {
             panic!(
-                "src/gen/{name}:{}: {HOW}\n  has:    {committed}\n  expect: {generated}",
+                "src/gen/{name}:{}: {HOW}\n  has:    {has}\n  expect: {expected}",
                 line + 1
             );
         }
-        assert!(
-            committed[name] == *text,
-            "src/gen/{name} ends early or late: {HOW}"
-        );
+        assert!(has == expected, "src/gen/{name} differs: {HOW}");
     }
 }
 

@@ -1,8 +1,12 @@
 //! Events as lines.
 
+mod calls;
+mod dict;
 mod escape;
 mod json;
 mod words;
+
+pub(crate) use self::escape::human;
 
 use std::io::{self, Write};
 
@@ -20,6 +24,8 @@ pub(crate) struct Renderer {
     output: Output,
     colour: bool,
     zone: TimeZone,
+    /// Node and pod have columns of their own.
+    origin: bool,
 }
 
 // === impl Renderer ===
@@ -31,79 +37,96 @@ impl Renderer {
             output,
             colour,
             zone: TimeZone::system(),
+            origin: false,
         }
+    }
+
+    /// From now on node and pod have columns of their own in `compact`: there are several.
+    pub(crate) fn show_origin(&mut self) {
+        self.origin = true;
     }
 
     /// The line above the events, for people.
     pub(crate) fn header(&self) -> Option<&'static str> {
         match self.output {
+            Output::Compact if self.origin => Some(
+                "TIME         NODE             POD                                 PID    UID COMM             WHAT",
+            ),
             Output::Compact => Some("TIME              PID    UID COMM             WHAT"),
             Output::Wide => Some(
                 "TIME            NODE             CPU     PID     TID    PPID    UID     CGROUP COMM             POLICY                 WHAT",
             ),
-            Output::Json => None,
+            Output::Json | Output::Dict => None,
         }
     }
 
-    /// Writes one event as one line.
+    /// Writes one event as one line; as a paragraph in `dict`.
     pub(crate) fn line(&self, event: &Event, out: &mut impl Write) -> io::Result<()> {
         match self.output {
             Output::Json => json::write(event, out),
             Output::Compact => self.compact(event, out),
             Output::Wide => self.wide(event, out),
+            Output::Dict => dict::write(event, out),
         }
     }
 
     fn compact(&self, event: &Event, out: &mut impl Write) -> io::Result<()> {
-        let process = event.process.clone().unwrap_or_default();
-        let style = if self.colour {
-            style(event)
+        write!(out, "{} ", self.time(event.time))?;
+        let pod = pod(event);
+        let prefix = if self.origin {
+            let pod = pod.as_deref().unwrap_or("-");
+            write!(out, "{:<16} {pod:<32} ", human(&event.node))?;
+            String::new()
         } else {
-            Style::new()
+            pod.map_or_else(String::new, |pod| format!("{pod}: "))
         };
+        let (pid, uid, comm) = who(event);
+        let style = self.style(event);
         writeln!(
             out,
-            "{} {:>7} {:>6} {:<16} {style}{}{style:#}",
-            self.time(event.time),
-            process.pid,
-            process.uid.unwrap_or_default(),
-            escape::human(&process.comm),
+            "{pid:>7} {uid:>6} {comm:<16} {prefix}{style}{}{style:#}",
             words::what(event, false),
         )
     }
 
     fn wide(&self, event: &Event, out: &mut impl Write) -> io::Result<()> {
         let process = event.process.clone().unwrap_or_default();
-        let style = if self.colour {
-            style(event)
-        } else {
-            Style::new()
-        };
+        let (pid, uid, comm) = who(event);
+        let prefix = pod(event).map_or_else(String::new, |pod| format!("{pod}: "));
+        let style = self.style(event);
         let policy = event.policy.as_ref().map_or_else(String::new, |policy| {
             format!(
                 "{}#{}@{}",
-                escape::human(&policy.filter),
+                human(&policy.filter),
                 policy.rule,
                 policy.generation
             )
         });
         writeln!(
             out,
-            "{} {:<16} {:>3} {:>7} {:>7} {:>7} {:>6} {:>10} {:<16} {:<22} {style}{}{style:#}",
+            "{} {:<16} {:>3} {:>7} {:>7} {:>7} {:>6} {:>10} {:<16} {:<22} {prefix}{style}{}{style:#}",
             self.time(event.time),
-            event.node,
+            human(&event.node),
             event
                 .cpu
                 .map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
-            process.pid,
+            pid,
             process.tid,
             process.parent_pid,
-            process.uid.unwrap_or_default(),
+            uid,
             event.cgroup_id,
-            escape::human(&process.comm),
+            comm,
             policy,
             words::what(event, true),
         )
+    }
+
+    fn style(&self, event: &Event) -> Style {
+        if self.colour {
+            style(event)
+        } else {
+            Style::new()
+        }
     }
 
     /// Local wall-clock time with milliseconds.
@@ -118,6 +141,32 @@ impl Renderer {
             },
         )
     }
+}
+
+/// Process, user and thread name; a dash for what the event does not have.
+fn who(event: &Event) -> (String, String, String) {
+    let dash = || "-".to_owned();
+    match &event.process {
+        Some(process) => (
+            process.pid.to_string(),
+            process.uid.map_or_else(dash, |uid| uid.to_string()),
+            human(&process.comm),
+        ),
+        None => (dash(), dash(), dash()),
+    }
+}
+
+/// `NAMESPACE/POD/CONTAINER`, as far as it is known.
+fn pod(event: &Event) -> Option<String> {
+    let pod = event.pod.as_ref()?;
+    let mut text = format!("{}/{}", human(&pod.namespace), human(&pod.name));
+    if let Some(container) = &pod.container
+        && !container.name.is_empty()
+    {
+        text.push('/');
+        text.push_str(&human(&container.name));
+    }
+    Some(text)
 }
 
 fn style(event: &Event) -> Style {

@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use ebpf_hello_proto::{
     Duration as Span,
-    v1::{Event, Exec, ExecSource, Exit, Path, Syscall, Timer, event::Kind},
+    v1::{
+        Counters, Event, Exec, ExecSource, Exit, Identity, Loss, SuppressedEvents, Syscall, Timer,
+        event::Kind,
+    },
 };
 
-use super::escape::{argument, human};
+use super::{
+    calls,
+    escape::{argument, human},
+};
 
 /// What an event says; `wide` adds arguments, working directory and the like.
 pub(crate) fn what(event: &Event, wide: bool) -> String {
@@ -18,11 +24,24 @@ pub(crate) fn what(event: &Event, wide: bool) -> String {
         Some(Kind::Fork(fork)) => format!("fork {}", fork.child_pid),
         Some(Kind::Syscall(call)) => syscall_words(call, by_default, wide),
         Some(Kind::Timer(timer)) => timer_words(timer),
-        Some(Kind::Path(path)) => path_words(path, wide),
-        // Kinds that this version does not make are shown, not dropped.
-        Some(kind) => human(&format!("{kind:?}")),
+        Some(Kind::Counters(counters)) if !counters.suppressed.is_empty() => {
+            suppressed_words(&counters.suppressed)
+        }
+        Some(Kind::Path(path)) => calls::path(path),
+        Some(Kind::Sock(sock)) => calls::sock(sock),
+        Some(Kind::Counters(counters)) => counters_words(counters),
+        Some(Kind::Loss(loss)) => loss_words(loss),
+        Some(Kind::Identity(identity)) => identity_words(event, identity),
         None => "an event of a kind this version does not know".to_owned(),
     }
+}
+
+fn suppressed_words(rows: &[SuppressedEvents]) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| format!("{} of {}#{}", row.since_last, human(&row.filter), row.rule))
+        .collect();
+    format!("left out {}", rows.join(", "))
 }
 
 fn exec_words(exec: &Exec, wide: bool) -> String {
@@ -47,6 +66,10 @@ fn exec_words(exec: &Exec, wide: bool) -> String {
     } else if exec.deleted {
         words.push_str(" (deleted)");
     }
+    words.push_str(&calls::outcome(
+        exec.errno.map(|errno| -i64::from(errno)),
+        false,
+    ));
     if wide && !exec.cwd.is_empty() {
         words.push_str(&format!(" in {}", argument(&exec.cwd)));
     }
@@ -76,40 +99,52 @@ fn exit_words(exit: &Exit) -> String {
 fn syscall_words(call: &Syscall, by_default: bool, wide: bool) -> String {
     let another = if by_default { "another syscall " } else { "" };
     let name = human(&call.name);
+    let outcome = calls::outcome(call.return_value, call.denied);
     if !wide {
-        return format!("{another}{name}");
+        return format!("{another}{name}{outcome}");
     }
     let arguments: Vec<_> = call
         .args
         .iter()
         .map(|argument| format!("{argument:#x}"))
         .collect();
-    format!("{another}{name}({})", arguments.join(", "))
+    format!("{another}{name}({}){outcome}", arguments.join(", "))
 }
 
-fn path_words(path: &Path, wide: bool) -> String {
-    let mut words = human(&path.name);
-    for text in [&path.path, &path.new_path] {
-        if !text.is_empty() {
-            words.push_str(&format!(" {}", argument(text)));
-        }
+fn counters_words(counters: &Counters) -> String {
+    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(0, u64::saturating_add);
+    let execs = sum(&mut counters.execs.iter().map(|row| row.count));
+    let calls = sum(&mut counters.syscalls.iter().map(|row| row.count));
+    format!("counted {execs} exec attempts and {calls} calls so far")
+}
+
+/// Why and where events are missing, loudly: it stands where they would have been.
+fn loss_words(loss: &Loss) -> String {
+    let count = match loss.count {
+        0 => "an unknown number of".to_owned(),
+        count => count.to_string(),
+    };
+    let (stage, reason) = (loss.stage().label(), loss.reason().label());
+    let mut words = format!("LOST {count} events: {stage} {reason}");
+    if !loss.node.is_empty() {
+        words.push_str(&format!(" of {}", human(&loss.node)));
     }
-    if path.unreadable {
-        words.push_str(" (path unreadable)");
-    }
-    if path.truncated {
-        words.push_str(" …");
-    }
-    if wide && !path.flags.is_empty() {
-        words.push_str(&format!(" {}", human(&path.flags.join("|"))));
-    }
-    if path.denied {
-        words.push_str(" (refused by seccomp)");
-    }
-    if let Some(value) = path.return_value {
-        words.push_str(&format!(" = {value}"));
+    if loss.first_sequence != 0 {
+        let (first, last) = (loss.first_sequence, loss.last_sequence);
+        words.push_str(&format!(" (sequence {first} to {last})"));
     }
     words
+}
+
+fn identity_words(event: &Event, identity: &Identity) -> String {
+    let whose = match &event.pod {
+        Some(pod) => format!("{}/{}", human(&pod.namespace), human(&pod.name)),
+        None => "no pod".to_owned(),
+    };
+    format!(
+        "cgroup {} is of {whose}: {} events went before",
+        event.cgroup_id, identity.unresolved_events
+    )
 }
 
 fn timer_words(timer: &Timer) -> String {
@@ -143,6 +178,7 @@ fn timer_words(timer: &Timer) -> String {
             }
         }
     }
+    words.push_str(&calls::outcome(timer.return_value, timer.denied));
     words
 }
 
@@ -177,7 +213,7 @@ fn span(span: Span) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebpf_hello_proto::v1::{Policy, event::Kind};
+    use ebpf_hello_proto::v1::{Counters, Path, Policy, event::Kind};
 
     fn words(kind: Kind, rule: u32) -> String {
         let event = Event {
@@ -252,7 +288,10 @@ mod tests {
             return_value: Some(-2),
             ..Path::default()
         };
-        assert_eq!(words(Kind::Path(path), 1), "renameat2 'a b' /tmp/c = -2");
+        assert_eq!(
+            words(Kind::Path(path), 1),
+            "renameat2 'a b' /tmp/c = -2 (No such file or directory)"
+        );
         let unread = Path {
             name: "openat".into(),
             unreadable: true,
@@ -294,6 +333,44 @@ mod tests {
             words(Kind::Timer(disarm), 1),
             "timer_settime timer 3 disarm"
         );
+    }
+
+    #[test]
+    fn what_limits_left_out_is_told_by_rule() {
+        let row = |rule, since_last| SuppressedEvents {
+            filter: "shop/cart".into(),
+            rule,
+            count: 100,
+            since_last,
+            ..SuppressedEvents::default()
+        };
+        let counters = Counters {
+            suppressed: vec![row(1, 9), row(3, 90)],
+            ..Counters::default()
+        };
+        assert_eq!(
+            words(Kind::Counters(counters), 0),
+            "left out 9 of shop/cart#1, 90 of shop/cart#3"
+        );
+    }
+
+    #[test]
+    fn a_loss_tells_how_many_where_and_why() {
+        let mut loss = Loss {
+            count: 12,
+            node: "n1".into(),
+            first_sequence: 5,
+            last_sequence: 16,
+            ..Loss::default()
+        };
+        loss.set_stage(ebpf_hello_proto::v1::LossStage::Subscriber);
+        loss.set_reason(ebpf_hello_proto::v1::LossReason::QueueFull);
+        assert_eq!(
+            words(Kind::Loss(loss.clone()), 0),
+            "LOST 12 events: subscriber queue_full of n1 (sequence 5 to 16)"
+        );
+        loss.count = 0;
+        assert!(words(Kind::Loss(loss), 0).starts_with("LOST an unknown number of events"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +21,35 @@ impl Cgroup {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// As the generator takes it.
+    pub(crate) fn argument(&self) -> &str {
+        self.0.to_str().expect("test cgroups have plain names")
+    }
+
+    /// Its path from the root of the mount, as a filter names it.
+    pub(crate) fn name(&self) -> String {
+        let name = self.0.strip_prefix(mount()).unwrap();
+        format!("/{}", name.display())
+    }
+
+    /// As events name it.
+    pub(crate) fn id(&self) -> u64 {
+        fs::metadata(&self.0).unwrap().ino()
+    }
+
+    /// A new cgroup in this one.
+    pub(crate) fn child(&self, name: &str) -> Cgroup {
+        let path = self.0.join(name);
+        fs::create_dir(&path)
+            .unwrap_or_else(|error| panic!("cannot make cgroup {}: {error}", path.display()));
+        Cgroup(path)
+    }
+
+    /// Moves a process here.
+    pub(crate) fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 }
 

@@ -124,6 +124,25 @@ pub(crate) fn a_32_bit_call_is_dispatched_by_its_own_number_name_and_arguments()
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn a_32_bit_call_that_64_bits_do_not_have_is_reported_by_its_own_name() {
+    // ia32's ugetrlimit is 191; x86_64 has no such call, and 191 there is getxattr.
+    let filter = filter("Trace", &["ugetrlimit"]);
+    let run = Instance::run(&["--filters", filter.path(), "-o", "json"]);
+    let made = generate(&["int80", "191", "25"]);
+    let native = generate(&["call", "191", "25"]);
+    let ended = run.end();
+    ended.ledger().assert_complete();
+    let events = ended.events();
+    let names = |pid| -> Vec<_> {
+        let calls = of_process(&events, pid).into_iter().filter_map(syscall);
+        calls.map(|call| (call.abi(), call.name.as_str())).collect()
+    };
+    let expected = (ebpf_hello_proto::v1::Abi::Ia32, "ugetrlimit");
+    assert_eq!(names(made.pid()), [expected; 25]);
+    assert_eq!(names(native.pid()), []);
+}
+
 pub(crate) fn sys_enter_is_attached_only_while_a_call_is_wanted() {
     let ignoring = filter("Ignore", &[UNUSED_CALL]);
     for (arguments, attached) in [

@@ -1,5 +1,7 @@
 //! Picking events by who made them and what they are.
 
+use std::collections::BTreeMap;
+
 use ebpf_hello_proto::v1::{
     Event, Exec, ExecSource, Exit, Fork, Process, Syscall, Timer, event::Kind,
 };
@@ -63,6 +65,47 @@ pub(crate) fn timer(event: &Event) -> Option<&Timer> {
     match &event.kind {
         Some(Kind::Timer(timer)) => Some(timer),
         _ => None,
+    }
+}
+
+/// Wall-clock nanoseconds.
+pub(crate) fn time(event: &Event) -> u64 {
+    let time = event.time.expect("every event has a time");
+    u64::try_from(time.seconds).unwrap() * 1_000_000_000 + u64::from(time.nanos.unsigned_abs())
+}
+
+/// What rate limits and sampling left out of a cgroup, as its events and counters tell: by
+/// generation.
+pub(crate) fn left_out(events: &[Event], cgroup: u64) -> BTreeMap<u64, u64> {
+    let mut sums = BTreeMap::new();
+    for event in events.iter().filter(|event| event.cgroup_id == cgroup) {
+        if let Some(policy) = &event.policy {
+            *sums.entry(policy.generation).or_default() += policy.suppressed_since_last;
+        }
+        if let Some(Kind::Counters(counters)) = &event.kind {
+            for row in &counters.suppressed {
+                *sums.entry(row.generation).or_default() += row.since_last;
+            }
+        }
+    }
+    sums
+}
+
+/// Fails unless every record that took a number is here: `last` is the last number of each CPU.
+pub(crate) fn assert_no_gap(events: &[Event], last: &[u64]) {
+    for (cpu, last) in last.iter().enumerate() {
+        let mut numbers: Vec<_> = events
+            .iter()
+            .filter(|event| event.cpu == Some(u32::try_from(cpu).unwrap()))
+            .map(|event| event.sequence)
+            .filter(|number| *number > 0)
+            .collect();
+        numbers.sort_unstable();
+        assert!(
+            numbers.iter().copied().eq(1..=*last),
+            "CPU {cpu}: {} numbers, the last was {last}",
+            numbers.len()
+        );
     }
 }
 

@@ -12,6 +12,11 @@ pub(crate) fn generator() -> PathBuf {
     find("EBPF_HELLO_GENERATOR", "ebpf-hello-generator")
 }
 
+/// What measures: `EBPF_HELLO_BENCH`, else the same.
+pub(crate) fn bench() -> PathBuf {
+    find("EBPF_HELLO_BENCH", "ebpf-hello-bench")
+}
+
 fn find(variable: &str, name: &str) -> PathBuf {
     let path = env::var_os(variable).map_or_else(
         || {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Child, Command, Stdio},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -44,6 +45,63 @@ pub(crate) fn generate_in_background(arguments: &[&str]) -> Background {
     Background(child)
 }
 
+/// Runs until its stdin ends, then says what it made.
+pub(crate) struct Commanded {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+/// Starts a command of the generator that lasts until its stdin ends: `mix`, `obey`.
+pub(crate) fn command(arguments: &[&str]) -> Commanded {
+    let mut child = Command::new(executable::generator())
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Commanded {
+        orders: child.stdin.take(),
+        answers: BufReader::new(child.stdout.take().unwrap()),
+        child,
+    }
+}
+
+// === impl Commanded ===
+
+impl Commanded {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks `obey` for calls; they are made when this returns.
+    pub(crate) fn call(&mut self, call: &str, count: u64) {
+        let orders = self.orders.as_mut().unwrap();
+        writeln!(orders, "{call} {count}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "\n");
+    }
+
+    /// Ends it.
+    pub(crate) fn end(mut self) -> Made {
+        self.orders = None;
+        let mut report = String::new();
+        self.answers.read_to_string(&mut report).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        Made(serde_json::from_str(&report).unwrap())
+    }
+}
+
+impl Drop for Commanded {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Drop for Background {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -72,6 +130,23 @@ impl Made {
         self.0[field]
             .as_u64()
             .unwrap_or_else(|| panic!("no number {field:?} in {}", self.0))
+    }
+
+    /// Calls of one name.
+    pub(crate) fn of(&self, call: &str) -> u64 {
+        self.0["made"][call]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {call:?} in {}", self.0))
+    }
+
+    /// Anything in its report.
+    pub(crate) fn value(&self, field: &str) -> &Value {
+        &self.0[field]
+    }
+
+    /// When nobody made a call that was due: start and end, nanoseconds of the wall clock.
+    pub(crate) fn gaps(&self) -> Vec<(u64, u64)> {
+        serde_json::from_value(self.0["gaps"].clone()).unwrap()
     }
 
     /// Calls in all.

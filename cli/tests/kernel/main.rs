@@ -3,11 +3,12 @@
 //! Everything is asked of `ebpf-hello run` (its events, its ledger, its status) and of the kernel, and
 //! held against what the generator says it made. It needs root, and a kernel that loads BPF; without
 //! them it fails. Tests run one at a time, because all of them watch the same kernel. The executable is
-//! static and finds everything through two variables (executable.rs), so that it can be a virtual
+//! static and finds everything through variables (executable.rs), so that it can be a virtual
 //! machine's init.
 //!
 //! ```text
 //! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  socketcall  loss  feedback  hostile  instances  refusals    what is proved
+//! policies  edits  limits  exhaustion  returns  bench
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -17,13 +18,16 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod bench;
 mod cgroup;
 mod cgroups;
 mod counts;
 mod dispatch;
+mod edits;
 mod entered;
 mod events;
 mod executable;
+mod exhaustion;
 mod feedback;
 mod filter;
 mod generator;
@@ -33,11 +37,13 @@ mod instances;
 mod io_uring;
 mod kernel_object;
 mod ledger;
+mod limits;
 mod loss;
 mod paths;
 mod policies;
 mod processes;
 mod refusals;
+mod returns;
 #[cfg(target_arch = "x86_64")]
 mod socketcall;
 mod stream;
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
         dispatch::numbers_out_of_range_are_counted_and_never_dispatched,
         #[cfg(target_arch = "x86_64")]
         dispatch::a_32_bit_call_is_dispatched_by_its_own_number_name_and_arguments,
+        #[cfg(target_arch = "x86_64")]
+        dispatch::a_32_bit_call_that_64_bits_do_not_have_is_reported_by_its_own_name,
         dispatch::sys_enter_is_attached_only_while_a_call_is_wanted,
         policies::one_call_in_ten_is_an_event_and_the_others_are_counted,
         policies::a_rate_limit_lets_its_burst_through_and_accounts_for_the_rest,
@@ -97,6 +105,7 @@ fn main() -> ExitCode {
         policies::a_path_is_told_as_it_was_asked_for,
         policies::a_rule_for_other_users_or_executables_lets_nothing_through,
         policies::a_child_made_under_a_filtered_cgroup_has_its_policy_at_once,
+        policies::a_process_moved_into_a_filtered_cgroup_has_its_policy_at_once,
         policies::an_edited_filter_is_applied_and_a_mistake_leaves_the_last_good_one,
         cgroups::a_new_cgroup_that_a_glob_matches_has_its_policy_before_the_next_sweep,
         cgroups::a_cgroup_that_a_filter_spells_out_has_its_policy_from_its_first_call_on,
@@ -109,6 +118,15 @@ fn main() -> ExitCode {
         paths::rename_link_and_symlink_tell_both_paths,
         #[cfg(target_arch = "x86_64")]
         socketcall::a_socketcall_tells_call_socket_and_address_and_what_cannot_be_read,
+        edits::two_hundred_edits_under_load_tear_no_event_and_leave_others_alone,
+        edits::tables_that_are_refilled_at_once_tear_no_event,
+        limits::a_rate_holds_in_every_second_for_each_cgroup_that_shares_it,
+        limits::what_no_event_follows_is_told_within_seconds_and_once,
+        exhaustion::fifteen_hundred_policies_share_256_tables_and_who_has_none_is_told,
+        returns::a_call_that_seccomp_refuses_is_reported_with_its_errno,
+        returns::a_call_that_outlives_its_policy_returns_under_it,
+        returns::a_path_on_an_untouched_page_is_told,
+        returns::who_was_accepted_is_told,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
         hostile::hostile_text_is_lossless_in_json,
@@ -118,6 +136,7 @@ fn main() -> ExitCode {
         instances::status_lists_what_the_kernel_has_of_the_instance,
         instances::sigusr1_prints_the_ledger_and_sigterm_ends_with_it,
         instances::an_instance_after_a_killed_one_starts_afresh,
+        bench::every_name_is_measured_and_what_is_measured_happened,
         feedback::who_read_the_output_before_its_exec_is_reported_after_it,
         feedback::a_reader_of_the_output_is_never_in_it,
         feedback::a_reader_of_the_output_is_never_in_it_in_a_pid_namespace,

@@ -26,6 +26,8 @@ struct Shared {
 struct Text {
     /// Without their newlines.
     lines: Vec<Vec<u8>>,
+    /// Those up to the last that was waited for.
+    seen: usize,
     ended: bool,
 }
 
@@ -53,16 +55,29 @@ impl Stream {
         }
     }
 
-    /// Waits for a line that fits; the test fails without one.
+    /// Waits for a line that fits, behind the one that was waited for last; the test fails without one.
     pub(crate) fn await_line(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let seen = self.shared.lock().seen;
+        let (place, line) = self.find_line(what, seen, fits);
+        self.shared.lock().seen = place + 1;
+        line
+    }
+
+    /// Waits for a line that fits, from line `first` on; returns which it is.
+    pub(crate) fn find_line(
+        &self,
+        what: &str,
+        first: usize,
+        fits: impl Fn(&str) -> bool,
+    ) -> (usize, String) {
         let deadline = Instant::now() + DEADLINE;
-        let mut looked_at = 0;
+        let mut looked_at = first;
         let mut text = self.shared.lock();
         loop {
-            for line in &text.lines[looked_at..] {
+            for (place, line) in text.lines.iter().enumerate().skip(looked_at) {
                 let line = String::from_utf8_lossy(line);
                 if fits(&line) {
-                    return line.into_owned();
+                    return (place, line.into_owned());
                 }
             }
             looked_at = text.lines.len();

@@ -47,6 +47,7 @@ layout! {
     registers_call,
     dentry_name_length,
     cgroup_node, cgroup_root, cgroup_root_hierarchy, node_id, node_name, node_parent,
+    task_cgroups, css_set_cgroup,
 }
 
 /// Set in the object's read-only data before load.
@@ -77,8 +78,8 @@ pub struct Config {
     pub io_uring_argument: u32,
     /// Offset of `io_kiocb.opcode`, or [`ABSENT`] where the argument is the opcode itself.
     pub io_uring_opcode: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Native number of the system call that canaries make.
+    pub canary_number: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -97,7 +98,7 @@ impl Config {
         seccomp_mode: ABSENT,
         io_uring_argument: 0,
         io_uring_opcode: ABSENT,
-        padding: 0,
+        canary_number: u32::MAX,
         layout: Layout::ABSENT,
     };
 }

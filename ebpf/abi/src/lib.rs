@@ -7,6 +7,7 @@
 #![no_std]
 #![deny(missing_docs)]
 
+mod canary;
 mod config;
 mod identity;
 mod ledger;
@@ -14,6 +15,7 @@ mod names;
 mod record;
 mod table;
 
+pub use canary::{CANARY_ARGUMENT, canary_call, canary_exec};
 pub use config::{ABSENT, CONFIG, Config, Layout};
 pub use identity::{NANOSECONDS_PER_TICK, exec_id};
 pub use ledger::{CpuLedger, FATES, Fate, HANDLERS, Handler};
@@ -26,7 +28,7 @@ pub use record::{
 pub use table::{
     Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
     CONDITION_UIDS, CgroupName, Condition, CountKey, Decode, Exe, IO_URING, MATCHED_PATH,
-    NO_ARGUMENT, OUT_OF_RANGE, OVERFLOWS, Opcodes, Outcome, Overflow, Process, SLOTS_PER_ABI,
-    SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters, THREAD_WORDS, THREADS,
-    WhoAmI, bitmap_of, slot,
+    NO_ARGUMENT, OUT_OF_RANGE, OVERFLOWS, Opcodes, Outcome, Overflow, Process, SELF_HINTS,
+    SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters,
+    THREAD_WORDS, THREADS, WhoAmI, bitmap_of, slot,
 };

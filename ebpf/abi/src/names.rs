@@ -46,6 +46,10 @@ pub mod program {
     pub const IDENTIFY: &str = "identify";
     /// Run by the loader: which children of an ancestor read my output.
     pub const FIND_READERS: &str = "find_readers";
+    /// Run by the loader on the thread that makes a readiness canary.
+    pub const ANNOUNCE: &str = "announce";
+    /// Raw tracepoint `sys_enter`: nothing, for the benchmarks to compare with.
+    pub const BENCH_EMPTY: &str = "bench_empty";
 }
 
 /// Map names.
@@ -88,10 +92,14 @@ pub mod map {
     pub const PROCESSES: &str = "PROCESSES";
     /// Processes whose doings are ours: not reported.
     pub const SELF: &str = "SELF";
+    /// Which tgids may be in [`SELF`], by their low bits.
+    pub const SELF_HINTS: &str = "SELF_HINTS";
     /// Inodes that our output goes to.
     pub const OUTPUTS: &str = "OUTPUTS";
     /// What `identify` found.
     pub const WHOAMI: &str = "WHOAMI";
+    /// Announced readiness canaries.
+    pub const CANARIES: &str = "CANARIES";
     /// 1 while the reader of a shard drains on a timer and wants no wake-ups.
     pub const DRAINING: &str = "DRAINING";
 }

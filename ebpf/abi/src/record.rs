@@ -99,6 +99,8 @@ impl HeaderFlags {
     pub const UNREADABLE: u32 = 4;
     /// A path was longer than the record holds.
     pub const TRUNCATED: u32 = 8;
+    /// A readiness canary: it ends in the agent.
+    pub const CANARY: u32 = 16;
 }
 
 /// Bits of [`ExecRecord::flags`].

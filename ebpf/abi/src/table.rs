@@ -353,6 +353,9 @@ pub struct Process {
     pub previous_comm: [u8; 16],
 }
 
+/// Cells of the map of hints; a tgid's is its remainder.
+pub const SELF_HINTS: u32 = 16_384;
+
 /// Why a process is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -1,6 +1,8 @@
 //! Bare loops of system calls.
 
-use std::{str::FromStr, sync::Barrier, thread, time::Duration, time::Instant};
+use std::{
+    ffi::CStr, path::Path, str::FromStr, sync::Barrier, thread, time::Duration, time::Instant,
+};
 
 use anyhow::{Context as _, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -14,7 +16,7 @@ pub(crate) struct Numbers(Vec<Number>);
 
 /// One of them.
 #[derive(Clone, Debug)]
-struct Number {
+pub(crate) struct Number {
     /// As it was given.
     text: String,
     number: i64,
@@ -25,6 +27,12 @@ const PORTION: Duration = Duration::from_millis(1);
 const PORTIONS_PER_SECOND: u64 = 1000;
 
 // === impl Numbers ===
+
+impl Numbers {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Number> {
+        self.0.iter()
+    }
+}
 
 impl FromStr for Numbers {
     type Err = String;
@@ -40,7 +48,16 @@ impl FromStr for Numbers {
 // === impl Number ===
 
 impl Number {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// As it was given.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let number = match text.strip_prefix("0x") {
             Some(digits) => i64::from_str_radix(digits, 16).ok(),
             None => text
@@ -59,11 +76,7 @@ impl Number {
 
 /// Makes every call `count` times in every thread.
 pub(crate) fn call(arguments: &CallArguments) -> anyhow::Result<Value> {
-    if let Some(directory) = &arguments.cgroup {
-        // 0 is whoever writes it (kernel's Documentation/admin-guide/cgroup-v2.rst).
-        std::fs::write(directory.join("cgroup.procs"), "0")
-            .with_context(|| format!("cannot move into cgroup {}", directory.display()))?;
-    }
+    enter(arguments.cgroup.as_deref())?;
     if arguments.seccomp {
         permission::permit()?;
     }
@@ -86,6 +99,16 @@ pub(crate) fn call(arguments: &CallArguments) -> anyhow::Result<Value> {
     }
     let each = arguments.count * u64::from(arguments.threads);
     Ok(made(&arguments.numbers, each))
+}
+
+/// Moves into a cgroup v2 directory, if there is one to move into.
+pub(crate) fn enter(cgroup: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(directory) = cgroup {
+        // 0 is whoever writes it (kernel's Documentation/admin-guide/cgroup-v2.rst).
+        std::fs::write(directory.join("cgroup.procs"), "0")
+            .with_context(|| format!("cannot move into cgroup {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 fn made(numbers: &Numbers, each: u64) -> Value {
@@ -114,8 +137,24 @@ fn make(arguments: &CallArguments, together: &Barrier, cpu: usize) -> anyhow::Re
     pinned
 }
 
+/// Nothing but `openat` of a file that is not there.
+pub(crate) fn open_missing(count: u32) {
+    const MISSING: &CStr = c"/nonexistent/ebpf-hello";
+    for _ in 0..count {
+        // SAFETY: a path that lives for ever; no mode is read without O_CREAT.
+        unsafe {
+            libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                MISSING.as_ptr(),
+                libc::O_RDONLY,
+            )
+        };
+    }
+}
+
 /// Nothing but the call.
-fn repeat(number: i64, count: u64) {
+pub(crate) fn repeat(number: i64, count: u64) {
     for _ in 0..count {
         // SAFETY: the arguments are no addresses or descriptors of ours (see the command's help): a
         // call either takes none or fails.
@@ -136,14 +175,14 @@ fn keep_rate(number: i64, count: u64, rate: u64) {
     }
 }
 
-fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
+pub(crate) fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
     let set = sched_getaffinity(None).context("cannot ask which CPUs may be used")?;
     Ok((0..CpuSet::MAX_CPU)
         .filter(|cpu| set.is_set(*cpu))
         .collect())
 }
 
-fn pin(cpu: usize) -> anyhow::Result<()> {
+pub(crate) fn pin(cpu: usize) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("cannot stay on CPU {cpu}"))

@@ -6,19 +6,31 @@
 //! permission.rs  a seccomp filter that refuses nothing
 //! io_uring.rs   io-uring: operations without system calls
 //! socketcall.rs socketcall: what 32-bit programs may make of socket calls
+//! mix.rs        mix: several calls at rates of their own, until it is told to end
+//! orders.rs     obey: calls when they are asked for
+//! seccomp.rs    denied: calls that are refused before they enter
+//! cold.rs       open-cold: a path on a page that nobody has touched
+//! sockets.rs    accept: connections to itself
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
 //! objects.rs    objects: makes nothing, lists the kernel's BPF objects
+//! measure.rs    measure, chain: loops that are timed, for the benchmarks
 //! ```
 
 mod calls;
+mod cold;
 mod ending;
 mod io_uring;
+mod measure;
+mod mix;
 mod objects;
+mod orders;
 mod permission;
 mod processes;
+mod seccomp;
 mod socketcall;
+mod sockets;
 mod timers;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -27,7 +39,10 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::{calls::Numbers, ending::Ending, io_uring::Operation};
+use crate::{
+    calls::Numbers, ending::Ending, io_uring::Operation, measure::MeasureArguments,
+    mix::MixArguments,
+};
 
 /// Makes known numbers of system calls, and says in one line of JSON what it made.
 #[derive(Debug, Parser)]
@@ -53,6 +68,26 @@ enum Command {
     /// Connect a descriptor that is none to 127.0.0.1:8080 through ia32's socketcall, and make one
     /// whose arguments cannot be read (x86_64 only).
     Socketcall,
+    /// Make several calls, each at its own rate, until stdin ends.
+    Mix(MixArguments),
+    /// Make the calls that each line of stdin asks for, `CALL COUNT`; an empty line says they are made.
+    Obey,
+    /// Make calls, forbid them with seccomp, and make them again.
+    Denied {
+        /// As of `call`.
+        numbers: Numbers,
+        /// Calls of each number, both times.
+        count: u64,
+    },
+    /// Open a path that lies in a mapped file whose page was never touched.
+    OpenCold {
+        /// The file to make for it; on a disk, to be out of memory.
+        file: PathBuf,
+        /// The path to open.
+        path: PathBuf,
+    },
+    /// Connect to itself and accept that, once for each of IPv4 and IPv6.
+    Accept,
     /// Make one of each timer call, the same ones every time.
     Timers,
     /// Run a program many times, its number appended to its arguments.
@@ -108,6 +143,15 @@ enum Command {
     Wait,
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
     Objects,
+    /// Time loops: for each line `WORK BATCHES EACH` on stdin, print the nanoseconds of each batch.
+    ///
+    /// WORK is a system call, `open-missing`, `fork-exec-exit` or `exec`.
+    Measure(MeasureArguments),
+    /// Exec this executable so many times, one after the other, in the same process.
+    Chain {
+        /// How many times.
+        left: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +193,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Call(arguments) => calls::call(&arguments)?,
         Command::Int80 { numbers, count } => calls::int80(&numbers, count)?,
         Command::Socketcall => socketcall::make()?,
+        Command::Mix(arguments) => mix::mix(&arguments)?,
+        Command::Obey => orders::obey()?,
+        Command::Denied { numbers, count } => seccomp::denied(&numbers, count)?,
+        Command::OpenCold { file, path } => cold::open(&file, &path)?,
+        Command::Accept => sockets::accept()?,
         Command::Timers => timers::script()?,
         Command::Burst {
             count,
@@ -164,6 +213,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         } => ending::end(threads, ending, code)?,
         Command::IoUring { operation, count } => io_uring::submit(operation, count)?,
         Command::Objects => objects::list()?,
+        Command::Measure(arguments) => {
+            measure::measure(&arguments)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Chain { left } => {
+            measure::chain(left)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Exit { code, .. } => return Ok(ExitCode::from(code)),
         Command::Wait => {
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())

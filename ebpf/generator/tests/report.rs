@@ -6,7 +6,10 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
-use std::process::Command;
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
@@ -61,6 +64,34 @@ fn a_process_ends_as_it_was_told() {
             _ => assert_eq!(process["code"], index, "{process}"),
         }
     }
+}
+
+#[test]
+fn every_batch_that_is_ordered_is_timed() {
+    let mut child = Command::new(executable())
+        .args(["measure", "--cpu", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"getppid 3 100\nopen-missing 2 100\nfork-exec-exit 1 2\nexec 1 3\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let batches: Vec<usize> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let taken: Vec<u64> = serde_json::from_str(line).unwrap();
+            assert!(taken.iter().all(|nanoseconds| *nanoseconds > 0), "{line}");
+            taken.len()
+        })
+        .collect();
+    assert_eq!(batches, [3, 2, 1, 1]);
 }
 
 #[test]

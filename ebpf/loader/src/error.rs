@@ -32,6 +32,9 @@ pub enum LoadError {
         #[source]
         error: aya::programs::ProgramError,
     },
+    /// This program could not be executed once more, to see that execs are reported.
+    #[error("cannot execute /proc/self/exe, to see that execs are reported")]
+    Canary(#[source] std::io::Error),
     /// An option lies outside its range.
     #[error("{option} must be {expected}, not {value}")]
     Option {

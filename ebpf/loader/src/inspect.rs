@@ -2,7 +2,10 @@
 
 use std::{fs, os::fd::AsRawFd as _, os::fd::BorrowedFd};
 
-use aya::{maps::MapInfo, programs::ProgramInfo};
+use aya::{
+    maps::MapInfo,
+    programs::{Program, ProgramInfo},
+};
 use ebpf_hello_abi::program;
 use serde::Serialize;
 
@@ -58,7 +61,7 @@ impl Kernel {
     /// The kernel does not answer for a program of ours.
     pub fn programs(&self) -> Result<Vec<ProgramStatus>, LoadError> {
         let mut programs = Vec::new();
-        for (name, program) in self.ebpf.programs() {
+        for (name, program) in self.loaded() {
             let attached_to = self.attached_to(name);
             let failed = |error| LoadError::Program {
                 program: program_name(name),
@@ -69,6 +72,13 @@ impl Kernel {
         }
         programs.sort_by_key(|program| program.id);
         Ok(programs)
+    }
+
+    /// The object's programs without the benchmarks' baseline, which an instance does not load.
+    fn loaded(&self) -> impl Iterator<Item = (&str, &Program)> {
+        self.ebpf
+            .programs()
+            .filter(|(name, _)| *name != program::BENCH_EMPTY)
     }
 
     fn attached_to(&self, name: &str) -> Option<&'static str> {
@@ -95,7 +105,7 @@ impl Kernel {
     /// The kernel does not list a program's maps.
     pub fn maps(&self) -> Result<Vec<MapStatus>, LoadError> {
         let mut ids = std::collections::BTreeSet::new();
-        for (name, program) in self.ebpf.programs() {
+        for (name, program) in self.loaded() {
             let failed = |error| LoadError::Program {
                 program: program_name(name),
                 error,

@@ -8,22 +8,24 @@ use aya::{
     programs::{RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId},
 };
 use ebpf_hello_abi::{
-    ABSENT, Bucket, BucketKey, Config, CpuLedger, Join, RINGS, WhoAmI, map, program,
+    ABSENT, Bucket, BucketKey, Config, CpuLedger, Join, RINGS, SELF_HINTS, WhoAmI, map, program,
 };
 
 use crate::{
     Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
     adoption::ProcessMaps,
     btf::{Architecture, Btf, Missing, layout},
+    canary,
     cgroups::CgroupMaps,
     counts::Counters,
+    interest::Wanted,
     io_uring::IoUring,
     machine,
     object::{
         STANDING_PROGRAMS, SYSCALL_PROGRAMS, Shared, attach, detach, load_programs, make_maps,
         raw_tracepoint, take,
     },
-    tables::{Tables, Wanted},
+    tables::Tables,
 };
 
 /// Ancestors whose children may read our output.
@@ -62,6 +64,7 @@ pub struct Kernel {
     ledger: PerCpuArray<MapData, Shared<CpuLedger>>,
     counters: Counters,
     ours: HashMap<MapData, u32, u32>,
+    hints: Array<MapData, u64>,
 }
 
 // === impl Kernel ===
@@ -99,7 +102,7 @@ impl Kernel {
                 .map_or(ABSENT, |member| member.offset),
             io_uring_argument: io_uring.map_or(0, |found| found.argument),
             io_uring_opcode: io_uring.map_or(ABSENT, |found| found.opcode),
-            padding: 0,
+            canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
@@ -114,6 +117,7 @@ impl Kernel {
             ledger: take(&mut ebpf, map::LEDGER)?,
             counters: Counters::new(&mut ebpf)?,
             ours: take(&mut ebpf, map::SELF)?,
+            hints: take(&mut ebpf, map::SELF_HINTS)?,
             ebpf,
             options,
             config,
@@ -162,7 +166,11 @@ impl Kernel {
         Ok(())
     }
 
-    fn test_run(&mut self, name: &'static str, args: [u64; 12]) -> Result<(), LoadError> {
+    pub(crate) fn test_run(
+        &mut self,
+        name: &'static str,
+        args: [u64; 12],
+    ) -> Result<(), LoadError> {
         let options = RawTracePointRunOptions { args, cpu: None };
         raw_tracepoint(&mut self.ebpf, name)?
             .test_run(options)
@@ -222,6 +230,25 @@ impl Kernel {
         self.settle()
     }
 
+    /// Lets sys_exit forget policies that are gone, once no call waits that began under them. To be
+    /// called now and then.
+    ///
+    /// # Errors
+    /// A failed map operation or detachment.
+    pub fn sweep_exits(&mut self) -> Result<(), LoadError> {
+        if !self.tables.has_lingering() {
+            return Ok(());
+        }
+        let waiting: Vec<u32> = self
+            .waiting_calls()?
+            .iter()
+            .map(|(_, join)| join.number)
+            .collect();
+        self.tables.sweep_exits(&waiting)?;
+        let wanted = self.tables.wanted();
+        self.detach_unwanted(wanted)
+    }
+
     fn settle(&mut self) -> Result<(), LoadError> {
         self.tables.settle()?;
         let wanted = self.tables.wanted();
@@ -260,24 +287,32 @@ impl Kernel {
         Ok(())
     }
 
-    /// Drops limits of cgroups that are gone and of policies that are no more.
+    /// State of every rate limit and sampling: one for each cgroup, generation and bucket.
     ///
     /// # Errors
     /// A failed map look-up.
-    pub fn sweep_buckets(&mut self, is_alive: impl Fn(u64) -> bool) -> Result<(), LoadError> {
-        let generations: HashSet<u64> = self.tables.generations();
-        let keys = self
-            .buckets
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(LoadError::map(map::BUCKETS))?;
-        for key in keys {
-            if !generations.contains(&key.0.generation) || !is_alive(key.0.cgroup_id) {
-                // Gone already is as good.
-                let _ = self.buckets.remove(&key);
-            }
-        }
-        Ok(())
+    pub fn buckets(&self) -> Result<Vec<(BucketKey, Bucket)>, LoadError> {
+        self.buckets
+            .iter()
+            .map(|entry| entry.map(|(key, bucket)| (key.0, bucket.0)))
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::BUCKETS))
+    }
+
+    /// Drops a bucket. What it left out is no longer known: for one that nobody uses any more.
+    pub fn remove_bucket(&mut self, key: BucketKey) {
+        // Gone already is as good.
+        let _ = self.buckets.remove(&Shared(key));
+    }
+
+    /// Generations of the live policies.
+    pub fn generations(&self) -> HashSet<u64> {
+        self.tables.generations()
+    }
+
+    /// Whether an outcome that found no free table would get one now.
+    pub fn has_free_table(&self) -> bool {
+        self.tables.has_free()
     }
 
     /// Calls that still wait for their sys_exit, by thread. To be asked once everything is
@@ -293,7 +328,7 @@ impl Kernel {
             .map_err(LoadError::map(map::JOINS))
     }
 
-    /// Whether any table wants system calls.
+    /// Whether any policy wants system calls.
     pub fn is_sys_enter_attached(&self) -> bool {
         self.syscalls[0].is_some()
     }
@@ -336,6 +371,9 @@ impl Kernel {
     /// # Errors
     /// A failed map operation; a full table is one.
     pub fn exclude(&mut self, tgid: u32) -> Result<(), LoadError> {
+        self.hints
+            .set(tgid % SELF_HINTS, 1, 0)
+            .map_err(LoadError::map(map::SELF_HINTS))?;
         self.ours
             .insert(tgid, ebpf_hello_abi::SelfKind::Program as u32, 0)
             .map_err(LoadError::map(map::SELF))

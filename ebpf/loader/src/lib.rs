@@ -9,12 +9,15 @@
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
 mod adoption;
+mod baseline;
 pub mod btf;
+mod canary;
 mod cgroups;
 mod counts;
 mod error;
 mod exclusion;
 mod inspect;
+mod interest;
 mod io_uring;
 mod kernel;
 mod ledger;
@@ -27,6 +30,7 @@ mod table;
 mod tables;
 
 pub use adoption::ProcessAge;
+pub use baseline::EmptyProgram;
 pub use cgroups::cgroup_mount;
 pub use counts::{CallCount, Counts, OperationCount};
 pub use ebpf_hello_abi as abi;

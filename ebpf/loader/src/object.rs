@@ -82,25 +82,42 @@ pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
         .chain(&SYSCALL_PROGRAMS)
         .map(|(program, _)| *program)
         .chain(HANDLER_PROGRAMS)
-        .chain([program::IO_URING, program::IDENTIFY, program::FIND_READERS])
+        .chain([
+            program::IO_URING,
+            program::IDENTIFY,
+            program::FIND_READERS,
+            program::ANNOUNCE,
+        ])
 }
 
 pub(crate) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    for name in program_names() {
-        let program = raw_tracepoint(ebpf, name)?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match program.load() {
-                Ok(()) => break,
-                Err(ProgramError::LoadError { io_error, .. })
-                    if io_error.kind() == std::io::ErrorKind::WouldBlock
-                        && attempts < LOAD_ATTEMPTS => {}
-                Err(error) => return Err(rejected(name, error)),
-            }
+    program_names().try_for_each(|name| load_program(ebpf, name))
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let program = raw_tracepoint(ebpf, name)?;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match program.load() {
+            Ok(()) => return Ok(()),
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock
+                    && attempts < LOAD_ATTEMPTS => {}
+            Err(error) => return Err(rejected(name, error)),
         }
     }
-    Ok(())
+}
+
+/// The object with the smallest maps there can be, and of its programs only this one.
+pub(crate) fn load_alone(name: &'static str) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    for ring in RINGS {
+        loader.map_max_entries(ring, rustix::param::page_size() as u32);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+    load_program(&mut ebpf, name)?;
+    Ok(ebpf)
 }
 
 /// Tells a verifier's refusal from a lack of privilege.

@@ -156,6 +156,8 @@ impl Reader {
     /// # Errors
     /// A failed epoll or map operation: nothing can be read any more.
     pub fn run(mut self, sink: &mut impl Sink) -> Result<(), LoadError> {
+        // From the start: under a load that never pauses, each record would wake us until one did.
+        self.announce(true)?;
         let mut empty_rounds = 0;
         loop {
             let taken = self.drain(sink);

@@ -214,25 +214,6 @@ impl TableSpec {
         }
     }
 
-    /// Whether it needs sys_enter.
-    pub(crate) fn wants_enter(&self) -> bool {
-        [&self.native, &self.compat]
-            .iter()
-            .any(|half| half.wanted() != [0; 8])
-    }
-
-    /// Whether it needs sys_exit.
-    pub(crate) fn wants_exit(&self) -> bool {
-        [&self.native, &self.compat]
-            .iter()
-            .any(|half| half.wanted_at_exit() != [0; 8])
-    }
-
-    /// Whether it needs io_uring's tracepoint.
-    pub(crate) fn wants_io_uring(&self) -> bool {
-        self.io_uring != Opcodes::default()
-    }
-
     /// The first system call number that no table can hold.
     pub(crate) fn number_out_of_range(&self) -> Option<u16> {
         [&self.native, &self.compat]

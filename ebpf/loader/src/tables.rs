@@ -19,12 +19,16 @@ use ebpf_hello_abi::{
 };
 
 use crate::{
-    ConditionSpec, LoadError, TableSpec, machine,
+    ConditionSpec, LoadError, TableSpec,
+    interest::{Interest, Wanted, Wants},
+    machine,
     object::{HANDLER_PROGRAMS, Shared, raw_tracepoint, take},
 };
 
 /// The outcome of every cgroup that has none of its own.
 pub const DEFAULT_OUTCOME: u32 = 0;
+/// Tables that stay free, so that those who have one can always change it.
+const SPARE: usize = 1;
 /// Bits of a binary key before its path.
 const CONDITION_BITS: u32 = 32;
 /// Conditions there is room for; number 0 means none.
@@ -44,11 +48,12 @@ pub enum Programmed {
 struct Live {
     /// `None` when there was no free table.
     table: Option<Filled>,
-    spec: TableSpec,
+    wants: Wants,
     generation: u64,
 }
 
 /// A table that holds something.
+#[derive(Default)]
 struct Filled {
     table: u16,
     slots: Vec<u32>,
@@ -65,6 +70,16 @@ pub(crate) struct Tables {
     binaries: LpmTrie<MapData, Shared<BinaryKey>, u8>,
     handlers: BTreeMap<&'static str, ProgramFd>,
     live: BTreeMap<u32, Live>,
+    /// Of all that is live, those without a table too: their calls must reach the dispatcher to be
+    /// counted.
+    interest: Interest,
+    /// Of those whose table was looked into until the last flip.
+    leaving: Vec<Wants>,
+    /// What they wanted of sys_exit: calls that began under them may still wait for theirs. First
+    /// those that were there at the last sweep.
+    lingering: [Vec<Wants>; 2],
+    /// What the bitmaps hold.
+    written: Wants,
     free: Vec<u16>,
     /// Nothing refers to these any more, but a program may still be running through one.
     retired: Vec<Filled>,
@@ -72,13 +87,15 @@ pub(crate) struct Tables {
     patterns: BTreeMap<u16, Vec<Key<Shared<BinaryKey>>>>,
 }
 
-/// Which of the programs that are attached on demand the live tables need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) enter: bool,
-    pub(crate) exit: bool,
-    /// And the one that counts io_uring's operations.
-    pub(crate) io_uring: bool,
+// === impl Filled ===
+
+impl Filled {
+    fn new(table: u16) -> Self {
+        Filled {
+            table,
+            ..Filled::default()
+        }
+    }
 }
 
 // === impl Tables ===
@@ -109,6 +126,10 @@ impl Tables {
             binaries: take(ebpf, map::BINARIES)?,
             handlers,
             live: BTreeMap::new(),
+            interest: Interest::default(),
+            leaving: Vec::new(),
+            lingering: Default::default(),
+            written: Wants::default(),
             // The first to be popped is table 0.
             free: (0..capacity as u16).rev().collect(),
             retired: Vec::new(),
@@ -117,28 +138,19 @@ impl Tables {
         })
     }
 
-    /// What the tables need attached once `outcome` has `spec` beside what is live now.
+    /// What must be attached once `spec` is live beside what is live now.
     pub(crate) fn wanted_with(&self, spec: &TableSpec) -> Wanted {
-        let mut wanted = self.wanted();
-        wanted.enter |= spec.wants_enter();
-        wanted.exit |= spec.wants_exit();
-        wanted.io_uring |= spec.wants_io_uring();
-        wanted
+        let (now, more) = (self.wanted(), Wants::of(spec).programs());
+        Wanted {
+            enter: now.enter | more.enter,
+            exit: now.exit | more.exit,
+            io_uring: now.io_uring | more.io_uring,
+        }
     }
 
-    /// What the live tables need attached.
+    /// What must be attached for what is live.
     pub(crate) fn wanted(&self) -> Wanted {
-        let tables = || {
-            self.live
-                .values()
-                .filter(|live| live.table.is_some())
-                .map(|live| &live.spec)
-        };
-        Wanted {
-            enter: tables().any(TableSpec::wants_enter),
-            exit: tables().any(TableSpec::wants_exit),
-            io_uring: tables().any(TableSpec::wants_io_uring),
-        }
+        self.interest.wanted().programs()
     }
 
     /// Fills a free table and makes it `outcome`'s, under `generation`. Bits are set before the
@@ -153,20 +165,27 @@ impl Tables {
             .live
             .get(&outcome)
             .is_some_and(|live| live.table.is_some());
-        let filled = match self.claim(has_table)? {
-            None => None,
-            Some(table) => Some(self.fill(table, spec)?),
-        };
+        let mut filled = self.claim(has_table)?.map(Filled::new);
+        if let Some(filled) = &mut filled
+            && let Err(error) = self.fill(filled, spec)
+        {
+            // As far as it came it must be emptied.
+            self.retired.push(std::mem::take(filled));
+            return Err(error);
+        }
         let programmed = filled.as_ref().map_or(Programmed::Exhausted, |filled| {
             Programmed::Table(filled.table)
         });
+        let wants = Wants::of(spec);
         let live = Live {
             table: filled,
-            spec: spec.clone(),
+            wants,
             generation,
         };
         let older = self.live.insert(outcome, live);
-        self.write_bitmaps(older.as_ref().map(|live| &live.spec))?;
+        self.interest.add(&wants);
+        self.leaving.extend(older.as_ref().map(|live| live.wants));
+        self.write_bitmaps()?;
         self.flip(outcome)?;
         if outcome == DEFAULT_OUTCOME {
             // Those without a table have the default's.
@@ -187,15 +206,47 @@ impl Tables {
     /// Takes an outcome out that no cgroup has any more.
     pub(crate) fn remove(&mut self, outcome: u32) -> Result<(), LoadError> {
         if let Some(live) = self.live.remove(&outcome) {
+            self.leaving.push(live.wants);
             self.retired.extend(live.table);
             self.store(outcome, Outcome(0))?;
         }
         Ok(())
     }
 
-    /// Clears the bits that no live table wants.
+    /// Clears the bits that nobody wants any more, but those of sys_exit.
     pub(crate) fn settle(&mut self) -> Result<(), LoadError> {
-        self.write_bitmaps(None)
+        for wants in std::mem::take(&mut self.leaving) {
+            let (start, end) = wants.split();
+            self.interest.remove(&start);
+            if end.programs().exit {
+                self.lingering[1].push(end);
+            }
+        }
+        self.write_bitmaps()
+    }
+
+    /// Whether sys_exit looks at calls for policies that are gone.
+    pub(crate) fn has_lingering(&self) -> bool {
+        self.lingering.iter().any(|wants| !wants.is_empty())
+    }
+
+    /// Clears bits of sys_exit that nobody wants any more and none of the `waiting` calls needs. A
+    /// policy keeps them until the second sweep: a program may have been in it at the first.
+    pub(crate) fn sweep_exits(&mut self, waiting: &[u32]) -> Result<(), LoadError> {
+        let [old, new] = std::mem::take(&mut self.lingering);
+        let is_awaited = |wants: &Wants| waiting.iter().any(|number| wants.has_exit(*number));
+        let (mut kept, gone): (Vec<_>, Vec<_>) = old.into_iter().partition(is_awaited);
+        for wants in gone {
+            self.interest.remove(&wants);
+        }
+        kept.extend(new);
+        self.lingering[0] = kept;
+        self.write_bitmaps()
+    }
+
+    /// Whether an outcome without a table would get one now.
+    pub(crate) fn has_free(&self) -> bool {
+        self.free.len() + self.retired.len() > SPARE
     }
 
     /// Tables in use.
@@ -206,9 +257,9 @@ impl Tables {
             .count()
     }
 
-    /// A table to fill. One stays free, so that those who have a table can always change it.
+    /// A table to fill.
     fn claim(&mut self, is_change: bool) -> Result<Option<u16>, LoadError> {
-        let spare = if is_change { 0 } else { 1 };
+        let spare = if is_change { 0 } else { SPARE };
         if self.free.len() <= spare {
             self.reclaim()?;
         }
@@ -248,14 +299,9 @@ impl Tables {
         Ok(())
     }
 
-    fn fill(&mut self, table: u16, spec: &TableSpec) -> Result<Filled, LoadError> {
-        let mut filled = Filled {
-            table,
-            slots: Vec::new(),
-            conditions: Vec::new(),
-        };
+    fn fill(&mut self, filled: &mut Filled, spec: &TableSpec) -> Result<(), LoadError> {
         self.opcodes
-            .set(u32::from(table), spec.io_uring, 0)
+            .set(u32::from(filled.table), spec.io_uring, 0)
             .map_err(LoadError::map(map::IO_URING))?;
         let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
         for abi in [Abi::Native, Abi::Compat] {
@@ -272,7 +318,8 @@ impl Tables {
                         }
                     },
                 };
-                let index = slot(u32::from(table), abi as u32, number);
+                let index = slot(u32::from(filled.table), abi as u32, number);
+                filled.slots.push(index);
                 self.parameters
                     .set(index, Shared(content.parameters(condition)), 0)
                     .map_err(LoadError::map(map::PARAMETERS))?;
@@ -284,10 +331,9 @@ impl Tables {
                 self.programs
                     .set(index, program, 0)
                     .map_err(LoadError::map(map::TABLES))?;
-                filled.slots.push(index);
             }
         }
-        Ok(filled)
+        Ok(())
     }
 
     fn write_condition(&mut self, spec: &ConditionSpec) -> Result<u16, LoadError> {
@@ -359,45 +405,32 @@ impl Tables {
             .map_err(LoadError::map(map::OUTCOMES))
     }
 
-    /// Writes what the live tables want, and `leaving` too, whose table is still looked into.
-    ///
-    /// A policy that found no table is in it: its calls must reach the dispatcher to be counted.
-    fn write_bitmaps(&mut self, leaving: Option<&TableSpec>) -> Result<(), LoadError> {
-        let specs: Vec<&TableSpec> = self
-            .live
-            .values()
-            .map(|live| &live.spec)
-            .chain(leaving)
-            .collect();
-        let mut union = [0; 8];
-        let mut exit = [0; 8];
-        for abi in [Abi::Native, Abi::Compat] {
-            let mut wanted = [0; 8];
-            for spec in &specs {
-                merge(&mut wanted, spec.half(abi).wanted());
-                merge(&mut exit, spec.half(abi).wanted_at_exit());
+    /// Writes the bitmaps that changed.
+    fn write_bitmaps(&mut self) -> Result<(), LoadError> {
+        let wanted = self.interest.wanted().with_canary();
+        let bitmaps = |wants: &Wants| {
+            [
+                (bitmap_of(Abi::Native as u32), wants.abi(Abi::Native)),
+                (bitmap_of(Abi::Compat as u32), wants.abi(Abi::Compat)),
+                (BITMAP_EXIT, wants.exit()),
+                (BITMAP_UNION, wants.union()),
+            ]
+        };
+        for ((index, bitmap), (_, written)) in
+            bitmaps(&wanted).into_iter().zip(bitmaps(&self.written))
+        {
+            if bitmap != written {
+                self.bitmaps
+                    .set(index, bitmap, 0)
+                    .map_err(LoadError::map(map::BITMAPS))?;
             }
-            merge(&mut union, wanted);
-            self.bitmaps
-                .set(bitmap_of(abi as u32), wanted, 0)
-                .map_err(LoadError::map(map::BITMAPS))?;
         }
-        self.bitmaps
-            .set(BITMAP_EXIT, exit, 0)
-            .map_err(LoadError::map(map::BITMAPS))?;
-        self.bitmaps
-            .set(BITMAP_UNION, union, 0)
-            .map_err(LoadError::map(map::BITMAPS))
+        self.written = wanted;
+        Ok(())
     }
 
     /// Generations that events can still carry.
     pub(crate) fn generations(&self) -> HashSet<u64> {
         self.live.values().map(|live| live.generation).collect()
-    }
-}
-
-fn merge(all: &mut Bitmap, bits: Bitmap) {
-    for (all, bits) in all.iter_mut().zip(bits) {
-        *all |= bits;
     }
 }

@@ -1,18 +1,17 @@
 //! `sys_enter`: the cheapest test first, then one tail call into the table of the caller's policy.
 
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use ebpf_hello_abi::{
     ABSENT, Abi, BITMAP_UNION, CountKey, Fate, Handler, OUT_OF_RANGE, Outcome, Overflow,
     SYSCALL_LIMIT, bitmap_of, slot,
 };
 
 use crate::{
+    canary,
     config::{config, offset},
     counters::add,
+    current::Current,
     emit, maps,
-    task::Task,
 };
 
 /// `sys_enter(pt_regs, number)`.
@@ -27,24 +26,25 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     if !is_wanted(BITMAP_UNION, number) {
         return 0;
     }
-    let abi = abi();
+    let caller = Current::get();
+    let abi = abi_of(caller);
     if !is_wanted(bitmap_of(abi), number) {
         return 0;
     }
-    let Some(ledger) = emit::ledger() else {
-        return 0;
-    };
     if emit::is_foreign() {
-        emit::count(ledger, Handler::Dispatch, Fate::Foreign);
+        decide(&[Fate::Foreign]);
         return 0;
     }
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if emit::is_ours(tgid) {
-        emit::count(ledger, Handler::Dispatch, Fate::Seen);
-        emit::count(ledger, Handler::Dispatch, Fate::SelfExcluded);
+    let nonce = canary::nonce_of(&ctx, number, abi);
+    if nonce != 0 {
+        canary::report_call(number, nonce);
         return 0;
     }
-    let cgroup_id = emit::cgroup_id();
+    if emit::is_ours(caller.tgid()) {
+        decide(&[Fate::Seen, Fate::SelfExcluded]);
+        return 0;
+    }
+    let cgroup_id = caller.cgroup_id();
     let outcome = outcome_of(cgroup_id);
     let Some(scratch) = emit::scratch() else {
         return 0;
@@ -71,11 +71,20 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     }
     // No handler, no default: this table ignores the call. Another might not have.
     if outcome.is_missed() {
-        emit::count(ledger, Handler::Dispatch, Fate::Seen);
-        emit::count(ledger, Handler::Dispatch, Fate::TableMiss);
+        decide(&[Fate::Seen, Fate::TableMiss]);
     }
     emit::release(scratch);
     0
+}
+
+/// Counts a fate that is decided here, of few calls: what most take has no look-up more than it needs.
+#[inline(always)]
+fn decide(fates: &[Fate]) {
+    if let Some(ledger) = emit::ledger() {
+        for fate in fates {
+            emit::count(ledger, Handler::Dispatch, *fate);
+        }
+    }
 }
 
 /// What applies to a cgroup: its own outcome, or the node's default.
@@ -104,12 +113,15 @@ pub(crate) fn is_wanted(bitmap: u32, number: u32) -> bool {
 /// By which door the current system call came in.
 #[inline(always)]
 pub(crate) fn abi() -> u32 {
-    let offset = offset!(task_compat);
-    if offset == ABSENT {
+    abi_of(Current::get())
+}
+
+#[inline(always)]
+fn abi_of(caller: Current) -> u32 {
+    if offset!(task_compat) == ABSENT {
         return Abi::Native as u32;
     }
-    let flags: u32 = Task::current().0.read(offset);
-    (flags & config!(compat_mask) != 0) as u32
+    (caller.compat_word() & config!(compat_mask) != 0) as u32
 }
 
 #[inline(always)]
@@ -118,7 +130,7 @@ fn out_of_range() {
         return;
     }
     let key = CountKey {
-        cgroup_id: emit::cgroup_id(),
+        cgroup_id: Current::get().cgroup_id(),
         generation: 0,
         number: OUT_OF_RANGE,
         abi: 0,

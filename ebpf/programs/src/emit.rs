@@ -12,7 +12,7 @@ use aya_ebpf::{
     maps::RingBuf,
 };
 use ebpf_hello_abi::{
-    CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord, RecordKind,
+    CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord, RecordKind, SELF_HINTS,
     SlotParameters, SockRecord,
 };
 
@@ -176,7 +176,10 @@ pub(crate) fn is_foreign() -> bool {
 /// Whether `tgid` is one of our own processes.
 #[inline(always)]
 pub(crate) fn is_ours(tgid: u32) -> bool {
-    maps::OURSELVES.get_ptr(tgid).is_some()
+    let may_be = maps::SELF_HINTS
+        .get(tgid % SELF_HINTS)
+        .is_some_and(|hint| *hint != 0);
+    may_be && maps::OURSELVES.get_ptr(tgid).is_some()
 }
 
 /// The cgroup v2 id of the current process.
@@ -232,12 +235,19 @@ pub(crate) fn stamp(
     }
 }
 
-/// Sends `length` bytes at `record`, which [`stamp`] began.
+/// Sends `length` bytes at `record`, which [`stamp`] began. False when there was no room, and that is counted.
 #[inline(always)]
-pub(crate) fn send(record: *const u8, length: usize, ledger: &mut CpuLedger, handler: Handler) {
-    if !post(record, length) {
+pub(crate) fn send(
+    record: *const u8,
+    length: usize,
+    ledger: &mut CpuLedger,
+    handler: Handler,
+) -> bool {
+    let sent = post(record, length);
+    if !sent {
         count(ledger, handler, Fate::LostRingFull);
     }
+    sent
 }
 
 /// Puts `length` bytes at `record` into this CPU's ring; false when it has no room.
@@ -287,11 +297,11 @@ fn output(ring: &RingBuf, shard: u32, record: *const u8, length: usize) -> bool 
 
 /// Sends a record of fixed size.
 #[inline(always)]
-pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) {
+pub(crate) fn send_fixed<T>(record: &T, ledger: &mut CpuLedger, handler: Handler) -> bool {
     send(
         core::ptr::from_ref(record).cast(),
         size_of::<T>(),
         ledger,
         handler,
-    );
+    )
 }

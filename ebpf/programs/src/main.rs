@@ -14,8 +14,11 @@
 //! io_uring.rs   what passes sys_enter by
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
+//! current.rs    the caller, by typed loads
 //! task.rs       kernel structs by offset               path.rs      dentries to names
+//! canary.rs     readiness: the agent's own marked call and exec
 //! config.rs     constants set before load              atomic.rs    atomic instructions
+//! baseline.rs   an empty program, for the benchmarks only
 //! ```
 #![no_std]
 #![no_main]
@@ -23,9 +26,12 @@
 
 mod admission;
 mod atomic;
+mod baseline;
+mod canary;
 mod cgroups;
 mod config;
 mod counters;
+mod current;
 mod dispatch;
 mod emit;
 mod entered;

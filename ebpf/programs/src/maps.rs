@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use ebpf_hello_abi::{
     BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CgroupName, Condition, CountKey,
-    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Opcodes, Process, SLOTS_PER_TABLE, SlotParameters,
-    THREAD_WORDS, WhoAmI,
+    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Opcodes, Process, SELF_HINTS as SELF_HINT_COUNT,
+    SLOTS_PER_TABLE, SlotParameters, THREAD_WORDS, WhoAmI,
 };
 
 use crate::{
@@ -67,9 +67,16 @@ pub(crate) static OVERFLOW: PerCpuArray<u64> = PerCpuArray::with_max_entries(OVE
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(32_768, 0);
 #[map(name = "SELF")]
 pub(crate) static OURSELVES: HashMap<u32, u32> = HashMap::with_max_entries(4_096, 0);
+/// By the low bits of a tgid: not 0 where a process with such a tgid is, or was, ours. All others are
+/// spared the look-up.
+#[map]
+pub(crate) static SELF_HINTS: Array<u64> = Array::with_max_entries(SELF_HINT_COUNT, 0);
 /// Kernel addresses of the inodes that our output goes to.
 #[map]
 pub(crate) static OUTPUTS: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
+/// What is announced, by [`canary_call`](ebpf_hello_abi::canary_call) or `canary_exec`, to its nonce.
+#[map]
+pub(crate) static CANARIES: HashMap<u64, u64> = HashMap::with_max_entries(64, 0);
 #[map]
 pub(crate) static WHOAMI: Array<WhoAmI> = Array::with_max_entries(1, 0);
 

@@ -6,10 +6,11 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use ebpf_hello_abi::{Exe, SelfKind, WhoAmI};
+use ebpf_hello_abi::{Exe, SELF_HINTS, SelfKind, WhoAmI};
 
 use crate::{
     config::{config, offset},
+    counters::NOEXIST,
     maps,
     task::{Address, Task},
 };
@@ -28,6 +29,13 @@ const FMODE_READ: u32 = 1;
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
 const S_IFREG: u16 = 0o100_000;
+
+/// Takes a process for ours. The hint comes first: who sees the process finds it.
+#[inline(always)]
+pub(crate) fn take(tgid: u32, kind: SelfKind, flags: u64) {
+    let _ = maps::SELF_HINTS.set(tgid % SELF_HINTS, 1u64, 0);
+    let _ = maps::OURSELVES.insert(tgid, kind as u32, flags);
+}
 
 /// Arguments: 1 to take ourselves for ours, 1 to take our ancestors for ours too.
 #[raw_tracepoint]
@@ -55,7 +63,7 @@ pub fn identify(ctx: RawTracePointContext) -> i32 {
                 .follow(offset!(inode_super))
                 .read::<u32>(offset!(super_device)) as u64,
         };
-        let _ = maps::OURSELVES.insert(tgid, SelfKind::Program as u32, 0);
+        take(tgid, SelfKind::Program, 0);
     }
     if exclude_ancestors {
         let mut ancestor = task;
@@ -65,7 +73,7 @@ pub fn identify(ctx: RawTracePointContext) -> i32 {
             if tgid == 0 {
                 break;
             }
-            let _ = maps::OURSELVES.insert(tgid, SelfKind::Ancestor as u32, 0);
+            take(tgid, SelfKind::Ancestor, 0);
         }
         if let Some(inode) = output(task, 1) {
             let _ = maps::OUTPUTS.insert(inode.0, 0, 0);
@@ -116,7 +124,7 @@ pub fn find_readers(ctx: RawTracePointContext) -> i32 {
         }
         let child = Task(Address(entry.0.wrapping_sub(offset!(task_sibling) as u64)));
         if reads_output(child) {
-            let _ = maps::OURSELVES.insert(child.tgid(), SelfKind::Reader as u32, 1);
+            take(child.tgid(), SelfKind::Reader, NOEXIST);
             if let Some(inode) = output(child, 1) {
                 let _ = maps::OUTPUTS.insert(inode.0, 0, 0);
             }

@@ -17,6 +17,7 @@ use ebpf_hello_abi::{
 };
 
 use crate::{
+    canary,
     config::{config, offset},
     emit::{self, READ, Scratch, VARIABLE_MASK},
     entered, executable, joins, maps, ourselves,
@@ -29,7 +30,7 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 
 /// Whether this record is for us to make; counts it where it is not.
 #[inline(always)]
-fn is_reported(handler: Handler, tgid: u32) -> bool {
+fn is_reported(handler: Handler, tgid: u32, is_canary: bool) -> bool {
     let Some(ledger) = emit::ledger() else {
         return false;
     };
@@ -41,7 +42,7 @@ fn is_reported(handler: Handler, tgid: u32) -> bool {
         return false;
     }
     emit::count(ledger, handler, Fate::Seen);
-    if emit::is_ours(tgid) {
+    if !is_canary && emit::is_ours(tgid) {
         emit::count(ledger, handler, Fate::SelfExcluded);
         return false;
     }
@@ -61,7 +62,8 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let _ = maps::JOINS.remove(thread);
     entered::take(thread);
     executable::remember(task, binary, tgid);
-    if !is_reported(Handler::ProcessExec, tgid) {
+    let is_canary = canary::is_exec(task);
+    if !is_reported(Handler::ProcessExec, tgid, is_canary) {
         return 0;
     }
     let Some(scratch) = emit::scratch() else {
@@ -70,7 +72,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     if !emit::claim(scratch, Handler::ProcessExec) {
         return 0;
     }
-    report_exec(scratch, task, binary, tgid, parent_exec_id);
+    report_exec(scratch, task, binary, tgid, parent_exec_id, is_canary);
     emit::release(scratch);
     0
 }
@@ -129,7 +131,7 @@ fn follow_our_program(binprm: Address, tgid: u32) {
             .read::<u32>(offset!(super_device)) as u64
             == me.exe.device;
     if same {
-        let _ = maps::OURSELVES.insert(tgid, SelfKind::Program as u32, 0);
+        ourselves::take(tgid, SelfKind::Program, 0);
     } else if let Some(kind) = maps::OURSELVES.get_ptr(tgid) {
         // SAFETY: a word of the map.
         let kind = unsafe { *kind };
@@ -144,7 +146,14 @@ fn follow_our_program(binprm: Address, tgid: u32) {
 }
 
 #[inline(always)]
-fn report_exec(scratch: &mut Scratch, task: Task, binprm: Address, tgid: u32, parent_exec_id: u64) {
+fn report_exec(
+    scratch: &mut Scratch,
+    task: Task,
+    binprm: Address,
+    tgid: u32,
+    parent_exec_id: u64,
+    is_canary: bool,
+) {
     let Some(ledger) = emit::ledger() else {
         return;
     };
@@ -154,6 +163,9 @@ fn report_exec(scratch: &mut Scratch, task: Task, binprm: Address, tgid: u32, pa
         RecordKind::Exec,
         Handler::ProcessExec,
     );
+    if is_canary {
+        canary::mark(&mut scratch.exec.header);
+    }
     scratch.exec.parent_exec_id = parent_exec_id;
     scratch.exec.login_uid = match offset!(task_loginuid) {
         ABSENT => u32::MAX,
@@ -211,12 +223,15 @@ fn report_exec(scratch: &mut Scratch, task: Task, binprm: Address, tgid: u32, pa
 
     scratch.exec.flags = flags;
     let length = size_of::<ExecRecord>() + (end & VARIABLE_MASK);
-    emit::send(
+    let sent = emit::send(
         (&raw const scratch.exec).cast(),
         length,
         ledger,
         Handler::ProcessExec,
     );
+    if is_canary {
+        canary::settle(ledger, sent);
+    }
 }
 
 /// The path given to execve, without its NUL; returns where it ends.
@@ -287,7 +302,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     process.previous_comm = [0; 16];
     let _ = maps::PROCESSES.insert(child_tgid, process, 0);
     executable::inherit(parent_tgid, child_tgid);
-    if !is_reported(Handler::ProcessFork, parent_tgid) {
+    if !is_reported(Handler::ProcessFork, parent_tgid, false) {
         return 0;
     }
     let Some(ledger) = emit::ledger() else {
@@ -330,7 +345,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let taken = maps::PROCESSES.remove(tgid).is_ok();
     let told_apart = taken || config!(has_group_dead) != 0;
     if told_apart || process.is_none() {
-        if is_reported(Handler::ProcessExit, tgid) {
+        if is_reported(Handler::ProcessExit, tgid, false) {
             report_exit(task, signal, process, told_apart);
         }
         let _ = maps::OURSELVES.remove(tgid);

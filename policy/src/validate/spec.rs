@@ -5,6 +5,7 @@ use kube::core::Selector;
 
 use super::{object::is_label, rule, typed};
 use crate::{
+    cgroup::CgroupGlob,
     filter::{Filter, Scope},
     node::Node,
     problem::{Path, Problem, Reason},
@@ -150,7 +151,7 @@ fn binary_pattern(text: &str) -> Result<BinaryPattern, (Reason, String)> {
     Err((Reason::InvalidBinaryPattern, message))
 }
 
-fn cgroup(spec: &Node, path: &Path, problems: &mut Vec<Problem>) -> Option<glob::Pattern> {
+fn cgroup(spec: &Node, path: &Path, problems: &mut Vec<Problem>) -> Option<CgroupGlob> {
     let text = spec
         .get("matchCgroup")?
         .text()
@@ -163,12 +164,8 @@ fn cgroup(spec: &Node, path: &Path, problems: &mut Vec<Problem>) -> Option<glob:
         problems.push(Problem::error(Reason::InvalidSelector, path, message));
         return None;
     }
-    match glob::Pattern::new(if text.len() > 1 {
-        text.trim_end_matches('/')
-    } else {
-        text
-    }) {
-        Ok(pattern) => Some(pattern),
+    match CgroupGlob::new(text) {
+        Ok(glob) => Some(glob),
         Err(error) => {
             let message = format!(
                 "{text:?} is no glob: {} at character {}",

@@ -173,6 +173,10 @@ pub struct Path {
     #[prost(bool, tag = "15")]
     #[prost_canonical_serde(proto_name = "denied", json_name = "denied")]
     pub denied: bool,
+    /// Something in `path` or `new_path` was a secret, by the agent's patterns, and is replaced by "\[redacted\]".
+    #[prost(bool, tag = "16")]
+    #[prost_canonical_serde(proto_name = "redacted", json_name = "redacted")]
+    pub redacted: bool,
 }
 /// A system call on a socket: connect, bind, accept*, sendto and their kind.
 #[derive(
@@ -250,6 +254,9 @@ pub enum Abi {
     Ia32 = 2,
     /// 64-bit ARM.
     Aarch64 = 3,
+    /// No system calls, but io_uring's operations: the number is the opcode, the name that of `enum
+    /// io_uring_op`. Only where calls are counted.
+    IoUring = 4,
 }
 impl Abi {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -262,6 +269,7 @@ impl Abi {
             Self::X8664 => "ABI_X86_64",
             Self::Ia32 => "ABI_IA32",
             Self::Aarch64 => "ABI_AARCH64",
+            Self::IoUring => "ABI_IO_URING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -271,6 +279,7 @@ impl Abi {
             "ABI_X86_64" => Some(Self::X8664),
             "ABI_IA32" => Some(Self::Ia32),
             "ABI_AARCH64" => Some(Self::Aarch64),
+            "ABI_IO_URING" => Some(Self::IoUring),
             _ => None,
         }
     }
@@ -306,6 +315,12 @@ pub struct Counters {
         json_name = "syscallsOverflow"
     )]
     pub syscalls_overflow: u64,
+    /// Events that rate limits and sampling left out of the cgroup `Event.cgroup_id`, where no event
+    /// followed that could have told: sent once a second while it changes. In the order of generation,
+    /// filter and rule.
+    #[prost(message, repeated, tag = "5")]
+    #[prost_canonical_serde(proto_name = "suppressed", json_name = "suppressed")]
+    pub suppressed: ::prost::alloc::vec::Vec<SuppressedEvents>,
 }
 /// Exec attempts of one user.
 #[derive(
@@ -323,7 +338,7 @@ pub struct ExecCount {
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
 }
-/// Calls of one system call.
+/// Calls of one system call, or operations of one io_uring opcode: those have ABI_IO_URING.
 #[derive(
     ::prost_canonical_serde::CanonicalSerialize,
     ::prost_canonical_serde::CanonicalDeserialize
@@ -347,6 +362,35 @@ pub struct SyscallCount {
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
 }
+/// Events that one rule's rate limit and sampling left out of one cgroup.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuppressedEvents {
+    /// The filter, as in `Policy.filter`.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "filter", json_name = "filter")]
+    pub filter: ::prost::alloc::string::String,
+    /// Rule of that filter, from 1; 0 (left out in JSON) means the filter's default.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "rule", json_name = "rule")]
+    pub rule: u32,
+    /// Generation of the policy that left them out.
+    #[prost(uint64, tag = "3")]
+    #[prost_canonical_serde(proto_name = "generation", json_name = "generation")]
+    pub generation: u64,
+    /// Events left out under that generation, cumulative.
+    #[prost(uint64, tag = "4")]
+    #[prost_canonical_serde(proto_name = "count", json_name = "count")]
+    pub count: u64,
+    /// Those of them that nothing told before: the sum of this and of `Policy.suppressed_since_last`
+    /// over all events of a cgroup, rule and generation is `count`.
+    #[prost(uint64, tag = "5")]
+    #[prost_canonical_serde(proto_name = "since_last", json_name = "sinceLast")]
+    pub since_last: u64,
+}
 /// Events that should have been here and are not.
 #[derive(
     ::prost_canonical_serde::CanonicalSerialize,
@@ -362,7 +406,7 @@ pub struct Loss {
     #[prost(enumeration = "LossReason", tag = "2")]
     #[prost_canonical_serde(proto_name = "reason", json_name = "reason")]
     pub reason: i32,
-    /// How many, by this report alone: not cumulative.
+    /// How many, by this report alone: not cumulative. 0 when not known.
     #[prost(uint64, tag = "3")]
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
@@ -750,6 +794,11 @@ pub struct Exec {
     #[prost(bool, tag = "11")]
     #[prost_canonical_serde(proto_name = "cwd_truncated", json_name = "cwdTruncated")]
     pub cwd_truncated: bool,
+    /// Something in `filename`, `argv`, `cwd` or `Process.binary` was a secret, by the agent's patterns, and is
+    /// replaced by "\[redacted\]".
+    #[prost(bool, tag = "12")]
+    #[prost_canonical_serde(proto_name = "redacted", json_name = "redacted")]
+    pub redacted: bool,
 }
 /// A process ended: its last thread is gone. One event per process.
 #[derive(
@@ -943,6 +992,75 @@ pub mod event {
         Identity(super::Identity),
     }
 }
+/// Events of one agent in the order it read them, each process, pod and policy once.
+///
+/// The key of a batch is (node, epoch, number). The node is the stream's: its certificate's, where
+/// there is one, and no batch can name another.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Batch {
+    /// Name of the node whose events these are. A batch that names another node than its stream's
+    /// certificate ends the stream with PERMISSION_DENIED.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// The agent's run on its node that read these events: new and greater at every start. A spool may
+    /// hold batches of earlier runs; they are sent first, with their own epoch.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// From 1 without a gap within (node, epoch).
+    #[prost(uint64, tag = "3")]
+    #[prost_canonical_serde(proto_name = "number", json_name = "number")]
+    pub number: u64,
+    /// Processes of the events, each once.
+    #[prost(message, repeated, tag = "4")]
+    #[prost_canonical_serde(proto_name = "processes", json_name = "processes")]
+    pub processes: ::prost::alloc::vec::Vec<Process>,
+    /// Pods of the events, each once.
+    #[prost(message, repeated, tag = "5")]
+    #[prost_canonical_serde(proto_name = "pods", json_name = "pods")]
+    pub pods: ::prost::alloc::vec::Vec<Pod>,
+    /// Policies of the events, each once; `Policy.suppressed_since_last` stays with its event.
+    #[prost(message, repeated, tag = "6")]
+    #[prost_canonical_serde(proto_name = "policies", json_name = "policies")]
+    pub policies: ::prost::alloc::vec::Vec<Policy>,
+    /// The events.
+    #[prost(message, repeated, tag = "7")]
+    #[prost_canonical_serde(proto_name = "events", json_name = "events")]
+    pub events: ::prost::alloc::vec::Vec<BatchedEvent>,
+}
+/// An event of a batch: what it shares with others is named by its place in the batch.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchedEvent {
+    /// The event without `node`, `epoch`, `process`, `pod`; of `policy` only what is its own.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "event", json_name = "event")]
+    pub event: ::core::option::Option<Event>,
+    /// Place in `Batch.processes`, from 1; 0 means none.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "process", json_name = "process")]
+    pub process: u32,
+    /// Place in `Batch.pods`, from 1; 0 means none.
+    #[prost(uint32, tag = "3")]
+    #[prost_canonical_serde(proto_name = "pod", json_name = "pod")]
+    pub pod: u32,
+    /// Place in `Batch.policies`, from 1; 0 means none.
+    #[prost(uint32, tag = "4")]
+    #[prost_canonical_serde(proto_name = "policy", json_name = "policy")]
+    pub policy: u32,
+    /// Thread id, where it is not the process's own `tid`; 0 means it is.
+    #[prost(uint32, tag = "5")]
+    #[prost_canonical_serde(proto_name = "tid", json_name = "tid")]
+    pub tid: u32,
+}
 /// Where every call and process record of one agent went. All numbers are cumulative since the
 /// agent's epoch began.
 ///
@@ -987,7 +1105,8 @@ pub struct Ledger {
     #[prost(message, repeated, tag = "8")]
     #[prost_canonical_serde(proto_name = "lost", json_name = "lost")]
     pub lost: ::prost::alloc::vec::Vec<LostCount>,
-    /// On its way: in a ring buffer, a join or a queue.
+    /// On its way: in a ring buffer, a join, a queue or the spool, until the collector has acknowledged it. What an
+    /// agent leaves in its spool when it ends stays here: its next run delivers it, under this run's epoch.
     #[prost(uint64, tag = "9")]
     #[prost_canonical_serde(proto_name = "in_flight", json_name = "inFlight")]
     pub in_flight: u64,
@@ -1204,6 +1323,1284 @@ impl Handler {
             "HANDLER_SOCK" => Some(Self::Sock),
             "HANDLER_COUNT" => Some(Self::Count),
             _ => None,
+        }
+    }
+}
+/// What an agent says of its node.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeReport {
+    /// When the agent made it.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "time", json_name = "time")]
+    pub time: ::core::option::Option<crate::Timestamp>,
+    /// The node and the agent on it.
+    #[prost(message, optional, tag = "2")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::core::option::Option<Node>,
+    /// Programs in the kernel.
+    #[prost(message, repeated, tag = "3")]
+    #[prost_canonical_serde(proto_name = "programs", json_name = "programs")]
+    pub programs: ::prost::alloc::vec::Vec<Program>,
+    /// Filters that select anything on this node.
+    #[prost(message, repeated, tag = "4")]
+    #[prost_canonical_serde(proto_name = "filters", json_name = "filters")]
+    pub filters: ::prost::alloc::vec::Vec<FilterState>,
+    /// Where every call and record went.
+    #[prost(message, optional, tag = "5")]
+    #[prost_canonical_serde(proto_name = "ledger", json_name = "ledger")]
+    pub ledger: ::core::option::Option<Ledger>,
+    /// What was counted, over the whole node.
+    #[prost(message, optional, tag = "6")]
+    #[prost_canonical_serde(proto_name = "counters", json_name = "counters")]
+    pub counters: ::core::option::Option<Counters>,
+    /// What was counted in each pod.
+    #[prost(message, repeated, tag = "7")]
+    #[prost_canonical_serde(proto_name = "pods", json_name = "pods")]
+    pub pods: ::prost::alloc::vec::Vec<PodCounters>,
+}
+/// One node and its agent.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Node {
+    /// The node's name.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "name", json_name = "name")]
+    pub name: ::prost::alloc::string::String,
+    /// The agent's run: new and greater at every start.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// The agent's version.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "version", json_name = "version")]
+    pub version: ::prost::alloc::string::String,
+    /// Kernel release, as uname -r prints it.
+    #[prost(string, tag = "4")]
+    #[prost_canonical_serde(proto_name = "kernel", json_name = "kernel")]
+    pub kernel: ::prost::alloc::string::String,
+    /// Machine, as uname -m prints it.
+    #[prost(string, tag = "5")]
+    #[prost_canonical_serde(proto_name = "architecture", json_name = "architecture")]
+    pub architecture: ::prost::alloc::string::String,
+    /// CPUs that may record events.
+    #[prost(uint32, tag = "6")]
+    #[prost_canonical_serde(proto_name = "cpus", json_name = "cpus")]
+    pub cpus: u32,
+    /// When the agent started.
+    #[prost(message, optional, tag = "7")]
+    #[prost_canonical_serde(proto_name = "started", json_name = "started")]
+    pub started: ::core::option::Option<crate::Timestamp>,
+    /// Whether it is connected now. Filled in by the collector.
+    #[prost(bool, tag = "8")]
+    #[prost_canonical_serde(proto_name = "connected", json_name = "connected")]
+    pub connected: bool,
+    /// When its last message arrived. Filled in by the collector.
+    #[prost(message, optional, tag = "9")]
+    #[prost_canonical_serde(proto_name = "last_seen", json_name = "lastSeen")]
+    pub last_seen: ::core::option::Option<crate::Timestamp>,
+    /// Whether sys_enter is attached: some policy wants a system call.
+    #[prost(bool, tag = "10")]
+    #[prost_canonical_serde(
+        proto_name = "sys_enter_attached",
+        json_name = "sysEnterAttached"
+    )]
+    pub sys_enter_attached: bool,
+    /// Whether sys_exit is attached: some policy wants what calls return.
+    #[prost(bool, tag = "11")]
+    #[prost_canonical_serde(
+        proto_name = "sys_exit_attached",
+        json_name = "sysExitAttached"
+    )]
+    pub sys_exit_attached: bool,
+    /// Tail-call tables there is room for.
+    #[prost(uint32, tag = "12")]
+    #[prost_canonical_serde(
+        proto_name = "tables_capacity",
+        json_name = "tablesCapacity"
+    )]
+    pub tables_capacity: u32,
+    /// Tail-call tables in use.
+    #[prost(uint32, tag = "13")]
+    #[prost_canonical_serde(proto_name = "tables_live", json_name = "tablesLive")]
+    pub tables_live: u32,
+    /// Generation of the policy in the kernel.
+    #[prost(uint64, tag = "14")]
+    #[prost_canonical_serde(proto_name = "generation", json_name = "generation")]
+    pub generation: u64,
+    /// Whether the agent is ready, and what it lacks: empty when it is.
+    #[prost(string, repeated, tag = "15")]
+    #[prost_canonical_serde(proto_name = "unready", json_name = "unready")]
+    pub unready: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What this kernel cannot give, and why: a sentence each.
+    #[prost(string, repeated, tag = "16")]
+    #[prost_canonical_serde(proto_name = "missing", json_name = "missing")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// One eBPF program in a node's kernel.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Program {
+    /// Name of the node. Filled in by the collector.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// Name of the program.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "name", json_name = "name")]
+    pub name: ::prost::alloc::string::String,
+    /// Its id in that kernel, as bpftool shows it.
+    #[prost(uint32, tag = "3")]
+    #[prost_canonical_serde(proto_name = "id", json_name = "id")]
+    pub id: u32,
+    /// Type, such as "raw_tracepoint".
+    #[prost(string, tag = "4")]
+    #[prost_canonical_serde(proto_name = "type", json_name = "type")]
+    pub r#type: ::prost::alloc::string::String,
+    /// Tag: a hash over its instructions.
+    #[prost(string, tag = "5")]
+    #[prost_canonical_serde(proto_name = "tag", json_name = "tag")]
+    pub tag: ::prost::alloc::string::String,
+    /// What it is attached to. Empty when it is not.
+    #[prost(string, tag = "6")]
+    #[prost_canonical_serde(proto_name = "attached_to", json_name = "attachedTo")]
+    pub attached_to: ::prost::alloc::string::String,
+    /// Times it ran. 0 unless the kernel keeps statistics (kernel.bpf_stats_enabled).
+    #[prost(uint64, tag = "7")]
+    #[prost_canonical_serde(proto_name = "runs", json_name = "runs")]
+    pub runs: u64,
+    /// Nanoseconds it ran in all. 0 as above.
+    #[prost(uint64, tag = "8")]
+    #[prost_canonical_serde(
+        proto_name = "run_nanoseconds",
+        json_name = "runNanoseconds"
+    )]
+    pub run_nanoseconds: u64,
+}
+/// What became of one filter on one node.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterState {
+    /// Name of the node. Filled in by the collector.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// "NAMESPACE/NAME" of a SyscallFilter, "NAME" of a ClusterSyscallFilter.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "filter", json_name = "filter")]
+    pub filter: ::prost::alloc::string::String,
+    /// Its `metadata.generation` that is in the kernel; 0 for filters that are files.
+    #[prost(int64, tag = "3")]
+    #[prost_canonical_serde(
+        proto_name = "observed_generation",
+        json_name = "observedGeneration"
+    )]
+    pub observed_generation: i64,
+    /// Pods it acts on here.
+    #[prost(uint32, tag = "4")]
+    #[prost_canonical_serde(proto_name = "pods", json_name = "pods")]
+    pub pods: u32,
+    /// Whether it is in the kernel for all of them.
+    #[prost(bool, tag = "5")]
+    #[prost_canonical_serde(proto_name = "programmed", json_name = "programmed")]
+    pub programmed: bool,
+    /// Why not: a word such as "TablesExhausted". Empty when it is.
+    #[prost(string, tag = "6")]
+    #[prost_canonical_serde(proto_name = "reason", json_name = "reason")]
+    pub reason: ::prost::alloc::string::String,
+    /// The same as a sentence.
+    #[prost(string, tag = "7")]
+    #[prost_canonical_serde(proto_name = "message", json_name = "message")]
+    pub message: ::prost::alloc::string::String,
+}
+/// What was counted in one pod.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PodCounters {
+    /// Namespace of the pod. Empty for host processes.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "namespace", json_name = "namespace")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Name of the pod. Empty for host processes.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "pod", json_name = "pod")]
+    pub pod: ::prost::alloc::string::String,
+    /// What was counted.
+    #[prost(message, optional, tag = "3")]
+    #[prost_canonical_serde(proto_name = "counters", json_name = "counters")]
+    pub counters: ::core::option::Option<Counters>,
+}
+/// From agent to collector.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublishRequest {
+    /// Exactly one.
+    #[prost(oneof = "publish_request::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<publish_request::Message>,
+}
+/// Nested message and enum types in `PublishRequest`.
+pub mod publish_request {
+    /// Exactly one.
+    #[derive(
+        ::prost_canonical_serde::CanonicalSerialize,
+        ::prost_canonical_serde::CanonicalDeserialize
+    )]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// First.
+        #[prost(message, tag = "1")]
+        #[prost_canonical_serde(proto_name = "hello", json_name = "hello")]
+        Hello(super::AgentHello),
+        /// Events.
+        #[prost(message, tag = "2")]
+        #[prost_canonical_serde(proto_name = "batch", json_name = "batch")]
+        Batch(super::Batch),
+        /// What the node is and did, for the fleet's overview. Replaces the report before it.
+        #[prost(message, tag = "3")]
+        #[prost_canonical_serde(proto_name = "report", json_name = "report")]
+        Report(super::NodeReport),
+    }
+}
+/// Who publishes.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentHello {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// The agent's run: every later batch has this epoch or, out of a spool, an earlier one.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// The agent's version, such as "0.1.0".
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "version", json_name = "version")]
+    pub version: ::prost::alloc::string::String,
+}
+/// From collector to agent.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PublishResponse {
+    /// Exactly one.
+    #[prost(oneof = "publish_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<publish_response::Message>,
+}
+/// Nested message and enum types in `PublishResponse`.
+pub mod publish_response {
+    /// Exactly one.
+    #[derive(
+        ::prost_canonical_serde::CanonicalSerialize,
+        ::prost_canonical_serde::CanonicalDeserialize
+    )]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// First.
+        #[prost(message, tag = "1")]
+        #[prost_canonical_serde(proto_name = "hello", json_name = "hello")]
+        Hello(super::CollectorHello),
+        /// Batches that are in the store.
+        #[prost(message, tag = "2")]
+        #[prost_canonical_serde(
+            proto_name = "acknowledgement",
+            json_name = "acknowledgement"
+        )]
+        Acknowledgement(super::Acknowledgement),
+        /// From now on. Replaces what was set before.
+        #[prost(message, tag = "3")]
+        #[prost_canonical_serde(proto_name = "settings", json_name = "settings")]
+        Settings(super::Settings),
+    }
+}
+/// What the collector already has, and how it wants the rest.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectorHello {
+    /// The collector's version.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "version", json_name = "version")]
+    pub version: ::prost::alloc::string::String,
+    /// The last batch of this node in the store. Absent when there is none. What is not after it was
+    /// stored before and need not be sent again.
+    #[prost(message, optional, tag = "2")]
+    #[prost_canonical_serde(proto_name = "last", json_name = "last")]
+    pub last: ::core::option::Option<Acknowledgement>,
+    /// How to publish.
+    #[prost(message, optional, tag = "3")]
+    #[prost_canonical_serde(proto_name = "settings", json_name = "settings")]
+    pub settings: ::core::option::Option<Settings>,
+}
+/// Every batch of the node up to and with this one is in the store: batches are ordered by epoch, then
+/// number.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Acknowledgement {
+    /// Epoch of the batch.
+    #[prost(uint64, tag = "1")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// Its number.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "number", json_name = "number")]
+    pub number: u64,
+}
+/// How an agent publishes. A field that is 0 or absent leaves the agent's own choice.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settings {
+    /// How long an event may wait for others before its batch is sent. 5 ms to 1 s; grows with the fleet.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "linger", json_name = "linger")]
+    pub linger: ::core::option::Option<crate::Duration>,
+    /// Batches that may be unacknowledged.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "window_batches", json_name = "windowBatches")]
+    pub window_batches: u32,
+    /// Bytes of them, as encoded, before compression.
+    #[prost(uint32, tag = "3")]
+    #[prost_canonical_serde(proto_name = "window_bytes", json_name = "windowBytes")]
+    pub window_bytes: u32,
+    /// Time between reports.
+    #[prost(message, optional, tag = "4")]
+    #[prost_canonical_serde(
+        proto_name = "report_interval",
+        json_name = "reportInterval"
+    )]
+    pub report_interval: ::core::option::Option<crate::Duration>,
+}
+/// Asks for a certificate.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollRequest {
+    /// Name of the node the certificate is for.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// Bootstrap token. Empty when the connection's own certificate is to be renewed.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "token", json_name = "token")]
+    pub token: ::prost::alloc::string::String,
+    /// Certificate request, PKCS #10, DER. The key stays with the agent. Its subject is not read.
+    #[prost(bytes = "vec", tag = "3")]
+    #[prost_canonical_serde(
+        proto_name = "certificate_request",
+        json_name = "certificateRequest"
+    )]
+    pub certificate_request: ::prost::alloc::vec::Vec<u8>,
+}
+/// A certificate.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollResponse {
+    /// The node's certificate and what is between it and the CA, each DER, leaf first.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "certificates", json_name = "certificates")]
+    pub certificates: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Certificates of every authority the agent is to trust, each DER. Two while the CA is replaced.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    #[prost_canonical_serde(proto_name = "authorities", json_name = "authorities")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// When the certificate ends. It is to be renewed at half of its life.
+    #[prost(message, optional, tag = "3")]
+    #[prost_canonical_serde(proto_name = "expires", json_name = "expires")]
+    pub expires: ::core::option::Option<crate::Timestamp>,
+}
+/// Generated client implementations.
+pub mod collector_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What agents use. Everything else is ObserverService.
+    #[derive(Debug, Clone)]
+    pub struct CollectorServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> CollectorServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> CollectorServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            CollectorServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Publishes the events of one node: batches and reports up, acknowledgements and settings down.
+        /// The first message of either side is its hello. One stream per node: a new one of the same node
+        /// ends the older with ABORTED.
+        ///
+        /// PERMISSION_DENIED: a message names another node than the certificate does.
+        /// INVALID_ARGUMENT: a batch that breaks its rules; the details name the field.
+        /// RESOURCE_EXHAUSTED: a message past the size limit, or more in flight than the window allows.
+        pub async fn publish(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PublishRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PublishResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.CollectorService/Publish",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.CollectorService", "Publish"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Exchanges a bootstrap token and a certificate request for a short-lived certificate of a node.
+        /// Renewal is the same call over a connection that already has one, without token.
+        ///
+        /// UNAUTHENTICATED: the token is unknown or expired.
+        /// PERMISSION_DENIED: the token is another node's.
+        /// INVALID_ARGUMENT: the certificate request is not valid.
+        pub async fn enroll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnrollRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnrollResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.CollectorService/Enroll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.CollectorService", "Enroll"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Which events. Every list is "any of these", empty means all; fields are joined by "and".
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Selection {
+    /// Names of nodes; globs (`*`, `?`, `\[a-z\]`).
+    #[prost(string, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "nodes", json_name = "nodes")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Namespaces, exactly. An event without pod is in none.
+    #[prost(string, repeated, tag = "2")]
+    #[prost_canonical_serde(proto_name = "namespaces", json_name = "namespaces")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of pods; globs.
+    #[prost(string, repeated, tag = "3")]
+    #[prost_canonical_serde(proto_name = "pods", json_name = "pods")]
+    pub pods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Label selector of pods, as kubectl's -l: "app=cart,tier in (web,api),!canary". At most 1024 characters.
+    #[prost(string, tag = "4")]
+    #[prost_canonical_serde(proto_name = "label_selector", json_name = "labelSelector")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// Names of containers, exactly.
+    #[prost(string, repeated, tag = "5")]
+    #[prost_canonical_serde(proto_name = "containers", json_name = "containers")]
+    pub containers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// System calls by name, or groups: "openat", "@file".
+    #[prost(string, repeated, tag = "6")]
+    #[prost_canonical_serde(proto_name = "syscalls", json_name = "syscalls")]
+    pub syscalls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Kinds of events: the names of Event's oneof, such as "exec" or "syscall". `loss` is always delivered.
+    #[prost(string, repeated, tag = "7")]
+    #[prost_canonical_serde(proto_name = "types", json_name = "types")]
+    pub types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of threads; globs.
+    #[prost(string, repeated, tag = "8")]
+    #[prost_canonical_serde(proto_name = "comms", json_name = "comms")]
+    pub comms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Executed files; globs, in which `*` also matches `/`.
+    #[prost(string, repeated, tag = "9")]
+    #[prost_canonical_serde(proto_name = "binaries", json_name = "binaries")]
+    pub binaries: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// User ids: "0", or ranges "1000-1999".
+    #[prost(string, repeated, tag = "10")]
+    #[prost_canonical_serde(proto_name = "uids", json_name = "uids")]
+    pub uids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Process ids in the initial PID namespace.
+    #[prost(uint32, repeated, tag = "11")]
+    #[prost_canonical_serde(proto_name = "pids", json_name = "pids")]
+    pub pids: ::prost::alloc::vec::Vec<u32>,
+    /// A CEL expression over `event` (ebpfhello.v1.Event) that gives a bool:
+    /// `event.exec.argv.exists(a, a.contains("curl"))`. At most 4096 characters; an event on which it fails
+    /// or exceeds its cost is not selected, and counted in `Heartbeat.cel_errors`.
+    #[prost(string, tag = "12")]
+    #[prost_canonical_serde(proto_name = "cel", json_name = "cel")]
+    pub cel: ::prost::alloc::string::String,
+}
+/// What to stream.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ObserveRequest {
+    /// Which events.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "selection", json_name = "selection")]
+    pub selection: ::core::option::Option<Selection>,
+    /// Which fields of each event: paths such as "process.comm". Empty means all. Time, node, cpu, sequence, epoch and
+    /// the kind's presence are always there.
+    #[prost(message, optional, tag = "2")]
+    #[prost_canonical_serde(proto_name = "mask", json_name = "mask")]
+    pub mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// Go on with live events after those of the store.
+    #[prost(bool, tag = "3")]
+    #[prost_canonical_serde(proto_name = "follow", json_name = "follow")]
+    pub follow: bool,
+    /// Events at or after this time. With neither this, `last` nor `resume_token`: live ones only if `follow`, else all.
+    #[prost(message, optional, tag = "4")]
+    #[prost_canonical_serde(proto_name = "since", json_name = "since")]
+    pub since: ::core::option::Option<crate::Timestamp>,
+    /// Events before this time; with `follow` the stream ends when it has passed.
+    #[prost(message, optional, tag = "5")]
+    #[prost_canonical_serde(proto_name = "until", json_name = "until")]
+    pub until: ::core::option::Option<crate::Timestamp>,
+    /// The last N selected events of the store, at most 100,000. Excludes `since` and `resume_token`.
+    #[prost(uint32, tag = "6")]
+    #[prost_canonical_serde(proto_name = "last", json_name = "last")]
+    pub last: u32,
+    /// Go on exactly after the place this token stands for: the `resume_token` of an earlier stream, valid on any
+    /// replica of the same hub.
+    #[prost(string, tag = "7")]
+    #[prost_canonical_serde(proto_name = "resume_token", json_name = "resumeToken")]
+    pub resume_token: ::prost::alloc::string::String,
+}
+/// One message of a stream.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ObserveResponse {
+    /// Stands for the place after everything this stream carried up to this message. Opaque, authenticated.
+    #[prost(string, tag = "4")]
+    #[prost_canonical_serde(proto_name = "resume_token", json_name = "resumeToken")]
+    pub resume_token: ::prost::alloc::string::String,
+    /// Exactly one.
+    #[prost(oneof = "observe_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<observe_response::Message>,
+}
+/// Nested message and enum types in `ObserveResponse`.
+pub mod observe_response {
+    /// Exactly one.
+    #[derive(
+        ::prost_canonical_serde::CanonicalSerialize,
+        ::prost_canonical_serde::CanonicalDeserialize
+    )]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// First.
+        #[prost(message, tag = "1")]
+        #[prost_canonical_serde(proto_name = "hello", json_name = "hello")]
+        Hello(super::ObserverHello),
+        /// Events, in the order of the store; those of one (node, epoch, cpu) in the order of `sequence`.
+        #[prost(message, tag = "2")]
+        #[prost_canonical_serde(proto_name = "events", json_name = "events")]
+        Events(super::EventList),
+        /// At least every 15 s, whether or not there are events.
+        #[prost(message, tag = "3")]
+        #[prost_canonical_serde(proto_name = "heartbeat", json_name = "heartbeat")]
+        Heartbeat(super::Heartbeat),
+    }
+}
+/// Some events.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventList {
+    /// The events, each complete in itself.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "events", json_name = "events")]
+    pub events: ::prost::alloc::vec::Vec<Event>,
+}
+/// How a stream opens.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ObserverHello {
+    /// The server's version.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "version", json_name = "version")]
+    pub version: ::prost::alloc::string::String,
+    /// What serves: "collector", or "node NAME" where only that node's events are to be had.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "scope", json_name = "scope")]
+    pub scope: ::prost::alloc::string::String,
+    /// Time of the oldest event in the store. Absent when it is empty.
+    #[prost(message, optional, tag = "3")]
+    #[prost_canonical_serde(proto_name = "store_oldest", json_name = "storeOldest")]
+    pub store_oldest: ::core::option::Option<crate::Timestamp>,
+    /// Time of the newest.
+    #[prost(message, optional, tag = "4")]
+    #[prost_canonical_serde(proto_name = "store_newest", json_name = "storeNewest")]
+    pub store_newest: ::core::option::Option<crate::Timestamp>,
+    /// Namespaces the caller may see. Empty with `all_namespaces`.
+    #[prost(string, repeated, tag = "5")]
+    #[prost_canonical_serde(proto_name = "namespaces", json_name = "namespaces")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The caller may see every namespace, and events outside pods.
+    #[prost(bool, tag = "6")]
+    #[prost_canonical_serde(proto_name = "all_namespaces", json_name = "allNamespaces")]
+    pub all_namespaces: bool,
+}
+/// Says that the stream is alive.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Heartbeat {
+    /// The server's clock.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "time", json_name = "time")]
+    pub time: ::core::option::Option<crate::Timestamp>,
+    /// Events on which the CEL expression failed, since the stream began.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "cel_errors", json_name = "celErrors")]
+    pub cel_errors: u64,
+    /// Events this stream dropped because it was not read, since it began. Each was told as `loss`.
+    #[prost(uint64, tag = "3")]
+    #[prost_canonical_serde(proto_name = "dropped", json_name = "dropped")]
+    pub dropped: u64,
+}
+/// Which counters.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetCountersRequest {
+    /// Which nodes, namespaces and pods: other fields of the selection are refused.
+    #[prost(message, optional, tag = "1")]
+    #[prost_canonical_serde(proto_name = "selection", json_name = "selection")]
+    pub selection: ::core::option::Option<Selection>,
+    /// At most this many rows; 0 means 1,000, more than 10,000 means 10,000.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "page_size", json_name = "pageSize")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "page_token", json_name = "pageToken")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Counters.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetCountersResponse {
+    /// A row per node and pod, and one per node for what is in no pod.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "rows", json_name = "rows")]
+    pub rows: ::prost::alloc::vec::Vec<CountersRow>,
+    /// Ask with it for the next page. Empty when there is none.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "next_page_token", json_name = "nextPageToken")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Counters of one pod on one node.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountersRow {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// Namespace of the pod. Empty when in no pod.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "namespace", json_name = "namespace")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Name of the pod. Empty when in no pod.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "pod", json_name = "pod")]
+    pub pod: ::prost::alloc::string::String,
+    /// What was counted, cumulative since the agent's `epoch` began.
+    #[prost(message, optional, tag = "4")]
+    #[prost_canonical_serde(proto_name = "counters", json_name = "counters")]
+    pub counters: ::core::option::Option<Counters>,
+    /// The agent's run.
+    #[prost(uint64, tag = "5")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// When the agent read them.
+    #[prost(message, optional, tag = "6")]
+    #[prost_canonical_serde(proto_name = "time", json_name = "time")]
+    pub time: ::core::option::Option<crate::Timestamp>,
+}
+/// Which nodes.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodesRequest {
+    /// At most this many; 0 means 1,000, more than 10,000 means 10,000.
+    #[prost(uint32, tag = "1")]
+    #[prost_canonical_serde(proto_name = "page_size", json_name = "pageSize")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "page_token", json_name = "pageToken")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Nodes.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNodesResponse {
+    /// The nodes.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "nodes", json_name = "nodes")]
+    pub nodes: ::prost::alloc::vec::Vec<Node>,
+    /// Ask with it for the next page. Empty when there is none.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "next_page_token", json_name = "nextPageToken")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Which programs.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProgramsRequest {
+    /// Only of this node. Empty means all.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// At most this many; 0 means 1,000, more than 10,000 means 10,000.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "page_size", json_name = "pageSize")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "page_token", json_name = "pageToken")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Programs.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProgramsResponse {
+    /// The programs.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "programs", json_name = "programs")]
+    pub programs: ::prost::alloc::vec::Vec<Program>,
+    /// Ask with it for the next page. Empty when there is none.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "next_page_token", json_name = "nextPageToken")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Which filters.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFiltersRequest {
+    /// Only of this node. Empty means all.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// Only of this namespace. Empty means all, cluster filters included.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "namespace", json_name = "namespace")]
+    pub namespace: ::prost::alloc::string::String,
+    /// At most this many; 0 means 1,000, more than 10,000 means 10,000.
+    #[prost(uint32, tag = "3")]
+    #[prost_canonical_serde(proto_name = "page_size", json_name = "pageSize")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before.
+    #[prost(string, tag = "4")]
+    #[prost_canonical_serde(proto_name = "page_token", json_name = "pageToken")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Filters.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListFiltersResponse {
+    /// A row per filter and node.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "filters", json_name = "filters")]
+    pub filters: ::prost::alloc::vec::Vec<FilterState>,
+    /// Ask with it for the next page. Empty when there is none.
+    #[prost(string, tag = "2")]
+    #[prost_canonical_serde(proto_name = "next_page_token", json_name = "nextPageToken")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Whose ledger.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLedgerRequest {
+    /// Only of this node. Empty means all.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// At most this many nodes; 0 means 1,000, more than 10,000 means 10,000.
+    #[prost(uint32, tag = "2")]
+    #[prost_canonical_serde(proto_name = "page_size", json_name = "pageSize")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "page_token", json_name = "pageToken")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// Ledgers.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetLedgerResponse {
+    /// A row per node.
+    #[prost(message, repeated, tag = "1")]
+    #[prost_canonical_serde(proto_name = "nodes", json_name = "nodes")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeLedger>,
+    /// The collector's own stages, since it started.
+    #[prost(message, optional, tag = "2")]
+    #[prost_canonical_serde(proto_name = "collector", json_name = "collector")]
+    pub collector: ::core::option::Option<CollectorLedger>,
+    /// Ask with it for the next page. Empty when there is none.
+    #[prost(string, tag = "3")]
+    #[prost_canonical_serde(proto_name = "next_page_token", json_name = "nextPageToken")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// One node's ledger.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeLedger {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    #[prost_canonical_serde(proto_name = "node", json_name = "node")]
+    pub node: ::prost::alloc::string::String,
+    /// The agent's run.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "epoch", json_name = "epoch")]
+    pub epoch: u64,
+    /// When the agent made it.
+    #[prost(message, optional, tag = "3")]
+    #[prost_canonical_serde(proto_name = "time", json_name = "time")]
+    pub time: ::core::option::Option<crate::Timestamp>,
+    /// Where everything went.
+    #[prost(message, optional, tag = "4")]
+    #[prost_canonical_serde(proto_name = "ledger", json_name = "ledger")]
+    pub ledger: ::core::option::Option<Ledger>,
+}
+/// Where events went in the collector: received = stored + duplicates + lost, and for its subscribers
+/// offered = sent + dropped + queued.
+#[derive(
+    ::prost_canonical_serde::CanonicalSerialize,
+    ::prost_canonical_serde::CanonicalDeserialize
+)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CollectorLedger {
+    /// Events that agents published here.
+    #[prost(uint64, tag = "1")]
+    #[prost_canonical_serde(proto_name = "received", json_name = "received")]
+    pub received: u64,
+    /// Of these, in the store.
+    #[prost(uint64, tag = "2")]
+    #[prost_canonical_serde(proto_name = "stored", json_name = "stored")]
+    pub stored: u64,
+    /// Of these, already there: an agent published them again.
+    #[prost(uint64, tag = "3")]
+    #[prost_canonical_serde(proto_name = "duplicates", json_name = "duplicates")]
+    pub duplicates: u64,
+    /// Of these, lost, a row per reason that is not zero.
+    #[prost(message, repeated, tag = "4")]
+    #[prost_canonical_serde(proto_name = "lost", json_name = "lost")]
+    pub lost: ::prost::alloc::vec::Vec<LostCount>,
+    /// Events that the streams' selections picked.
+    #[prost(uint64, tag = "5")]
+    #[prost_canonical_serde(proto_name = "offered", json_name = "offered")]
+    pub offered: u64,
+    /// Of these, written to a stream.
+    #[prost(uint64, tag = "6")]
+    #[prost_canonical_serde(proto_name = "sent", json_name = "sent")]
+    pub sent: u64,
+    /// Of these, dropped because a stream was not read.
+    #[prost(uint64, tag = "7")]
+    #[prost_canonical_serde(proto_name = "dropped", json_name = "dropped")]
+    pub dropped: u64,
+    /// Of these, waiting in the streams' queues.
+    #[prost(uint64, tag = "8")]
+    #[prost_canonical_serde(proto_name = "queued", json_name = "queued")]
+    pub queued: u64,
+    /// Subscribers now.
+    #[prost(uint32, tag = "9")]
+    #[prost_canonical_serde(proto_name = "subscribers", json_name = "subscribers")]
+    pub subscribers: u32,
+}
+/// Generated client implementations.
+pub mod observer_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What people and programs read. Every answer holds only what the caller may see.
+    ///
+    /// Errors are google.rpc.Status with details: BadRequest names the field and says why (a CEL expression's
+    /// mistake with its position), ErrorInfo carries a reason in UPPER_SNAKE_CASE.
+    #[derive(Debug, Clone)]
+    pub struct ObserverServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> ObserverServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ObserverServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ObserverServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Streams events. Without `follow` it ends after the last event that is in the store now.
+        pub async fn observe(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ObserveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ObserveResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/Observe",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "Observe"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// What was counted instead of reported.
+        pub async fn get_counters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetCountersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetCountersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/GetCounters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "GetCounters"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Nodes that publish, or did within the time of the store. In the order of their names.
+        pub async fn list_nodes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNodesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNodesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/ListNodes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "ListNodes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// eBPF programs in the kernels of the nodes. In the order of node and name.
+        pub async fn list_programs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProgramsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProgramsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/ListPrograms",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "ListPrograms"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Filters, and what became of them on each node. In the order of filter and node.
+        pub async fn list_filters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListFiltersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListFiltersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/ListFilters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "ListFilters"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Where every call and process record went: of each node, and the collector's own stages.
+        pub async fn get_ledger(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetLedgerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetLedgerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ebpfhello.v1.ObserverService/GetLedger",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ebpfhello.v1.ObserverService", "GetLedger"));
+            self.inner.unary(req, path, codec).await
         }
     }
 }

@@ -251,6 +251,9 @@ const TABLE: &[Row] = rows! {
     registers_call:        { "pt_regs"."orig_ax" => Integer(8); on X86_64 }
     registers_call:        { "pt_regs"."syscallno" => Integer(4); on Aarch64 }
 
+    task_cgroups:          { "task_struct"."cgroups" => Pointer }
+    // The one in the hierarchy of cgroup v2, `dfl` for default.
+    css_set_cgroup:        { "css_set"."dfl_cgrp" => Pointer }
     cgroup_node:           { "cgroup"."kn" => Pointer }
     cgroup_root:           { "cgroup"."root" => Pointer }
     cgroup_root_hierarchy: { "cgroup_root"."hierarchy_id" => Integer(4) }

@@ -1,0 +1,96 @@
+//! What a node says of itself to a collector: its status, as the protocol has it.
+
+use std::time::SystemTime;
+
+use ebpf_hello_loader::ProgramStatus;
+use ebpf_hello_proto::{Timestamp, v1};
+
+use crate::{AgentError, Node, Status};
+
+impl Node {
+    /// The node's state now.
+    ///
+    /// # Errors
+    /// The kernel does not answer for a program or map of ours.
+    pub fn report(&self, version: &str) -> Result<v1::NodeReport, AgentError> {
+        let status = self.status(version)?;
+        Ok(v1::NodeReport {
+            time: Some(SystemTime::now().into()),
+            node: Some(self.node(&status)),
+            programs: status.programs.iter().map(program).collect(),
+            filters: filters(&status),
+            ledger: Some(status.ledger),
+            counters: Some(self.counters()?),
+            pods: Vec::new(),
+        })
+    }
+
+    fn node(&self, status: &Status) -> v1::Node {
+        let machine = rustix::system::uname();
+        let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+        v1::Node {
+            name: status.node.clone(),
+            epoch: self.epoch(),
+            version: status.version.clone(),
+            kernel: text(machine.release()),
+            architecture: text(machine.machine()),
+            cpus: u32::try_from(status.sequences.len()).unwrap_or(u32::MAX),
+            // The epoch is the microsecond of the start.
+            started: Some(Timestamp::from_unix_nanos(
+                self.epoch().saturating_mul(1_000),
+            )),
+            sys_enter_attached: status.sys_enter_attached,
+            sys_exit_attached: status.sys_exit_attached,
+            tables_capacity: status.tables.capacity,
+            tables_live: u32::try_from(status.tables.live).unwrap_or(u32::MAX),
+            generation: status.tables.generation,
+            unready: status.unready.clone(),
+            missing: status.missing.clone(),
+            ..v1::Node::default()
+        }
+    }
+}
+
+fn program(program: &ProgramStatus) -> v1::Program {
+    let runs = program.runs.unwrap_or_default();
+    v1::Program {
+        name: program.name.clone(),
+        id: program.id,
+        r#type: program.kind.clone(),
+        tag: program.tag.clone(),
+        attached_to: program.attached_to.unwrap_or_default().to_owned(),
+        runs,
+        run_nanoseconds: program
+            .average_nanoseconds
+            .unwrap_or_default()
+            .saturating_mul(runs),
+        ..v1::Program::default()
+    }
+}
+
+fn filters(status: &Status) -> Vec<v1::FilterState> {
+    status
+        .tables
+        .filters
+        .iter()
+        .map(|filter| {
+            let without = status
+                .tables
+                .without_table
+                .iter()
+                .find(|without| without.filter == *filter);
+            v1::FilterState {
+                filter: filter.clone(),
+                programmed: without.is_none(),
+                reason: without.map_or_else(String::new, |without| without.reason.to_owned()),
+                message: without.map_or_else(String::new, |without| {
+                    format!(
+                        "{} policies that this filter is part of found none of the {} tables free",
+                        without.policies, status.tables.capacity
+                    )
+                }),
+                ..v1::FilterState::default()
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,270 @@
+//! `ebpf-hello collector`: takes what agents publish, keeps it, serves it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
+use clap::Args;
+use ebpf_hello_collector::{
+    access::{
+        Credentials, Directory, Door, Enrollment, EnrollmentOptions, Limits, Listen, ReaderFile,
+        ReaderVerifier, Reload, ServerCertificate, TlsFiles, TokenFile, check_plain,
+        connections_within, raise_open_files,
+    },
+    caller::{Authenticate, Trusted},
+    ingest::Enrol,
+    log::{Log, Memory, Store, StoreOptions},
+    metrics::CollectorMetrics,
+    serve::{Collector, Handshake, Listener, Options, serve},
+};
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    args::duration,
+    monitor::{self, Health},
+    socket,
+};
+
+/// How often files of certificates and tokens are read again.
+const RELOAD: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(crate) struct CollectorArguments {
+    /// Addresses to serve agents and consumers on: HOST:PORT, :PORT, or unix:///PATH.
+    #[arg(long, value_name = "ADDR", default_value = ":7443")]
+    listen: Vec<Listen>,
+    /// Where events are kept. Without it only in memory: gone at the end.
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Bytes of events that are kept, as compressed.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    store_size: ByteSize,
+    /// Age of events that are kept.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "7d")]
+    store_age: Duration,
+    /// What shares events out: memory, for one collector; nats://HOST:PORT or tls://HOST:PORT, for any number.
+    #[arg(long, value_name = "HUB", default_value = "memory")]
+    hub: String,
+    /// Metrics and health.
+    #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
+    metrics_addr: SocketAddr,
+    #[command(flatten)]
+    access: AccessArguments,
+    /// Origins whose pages may read events in a browser; none by default.
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
+}
+
+/// Who may come.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+struct AccessArguments {
+    /// Keeps an own certificate authority here, made at the first start: agents enrol with it, and the server's
+    /// certificate is from it unless --tls-cert says otherwise.
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// Names and addresses in the server's certificate from the own authority.
+    #[arg(long, value_name = "NAME", default_values = ["localhost", "127.0.0.1", "::1"])]
+    tls_name: Vec<String>,
+    /// The server's certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Authorities whose certificates are readers', PEM.
+    #[arg(long, value_name = "FILE")]
+    reader_ca: Option<PathBuf>,
+    /// Tokens and certificates of readers, a line each: TOKEN,NAMESPACE,… or certificate:NAME,NAMESPACE,…; `*` is
+    /// every namespace.
+    #[arg(long, value_name = "FILE")]
+    readers: Option<PathBuf>,
+    /// Tokens that agents enrol with, a line each: TOKEN[,NODE][,expires=TIME].
+    #[arg(long, value_name = "FILE")]
+    bootstrap_tokens: Option<PathBuf>,
+    /// Serve without TLS on addresses that other machines can reach.
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// A collector's health: it runs, or its process has ended.
+struct Running(Arc<Collector>);
+
+pub(crate) fn run(arguments: &CollectorArguments) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?
+        .block_on(collect(arguments))
+}
+
+async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let tls = tls(&arguments.access).await?;
+    let enrollment = match &tls {
+        Some(tls) if arguments.access.tls_dir.is_some() => {
+            Some(enrollment(&arguments.access, tls.clone()).await?)
+        }
+        _ => None,
+    };
+    let defaults = Options::default();
+    let options = Options {
+        origins: arguments.cors_origin.clone(),
+        max_connections: connections_within(raise_open_files(), defaults.max_connections),
+        ..defaults
+    };
+    let log = log(arguments).await?;
+    let enrol = enrollment.map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
+    let collector = Collector::new(log, enrol, options);
+    let (listeners, _socket) =
+        listeners(arguments, tls, authenticate(&arguments.access).await?).await?;
+
+    let mut registry = Registry::default();
+    CollectorMetrics::register(&mut registry, collector.clone(), env!("CARGO_PKG_VERSION"));
+    let health: Arc<dyn Health> = Arc::new(Running(collector.clone()));
+    let monitor = monitor::serve(arguments.metrics_addr, registry, health).await?;
+    tokio::spawn(monitor);
+
+    let mut serving = tokio::spawn(serve(collector.clone(), listeners));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        ended = &mut serving => return ended.context("the server panicked")?.context("cannot serve"),
+    }
+    collector.stop();
+    serving
+        .await
+        .context("the server panicked")?
+        .context("cannot serve")
+}
+
+async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
+    if arguments.hub != "memory" {
+        bail!("--hub {}: expected memory", arguments.hub);
+    }
+    Ok(match &arguments.store {
+        None => {
+            tracing::info!("events are kept in memory only: they are gone when this process ends");
+            Arc::new(Memory::new(ebpf_hello_collector::log::DEFAULT_MEMORY))
+        }
+        Some(directory) => Arc::new(
+            Store::open(StoreOptions {
+                max_bytes: arguments.store_size.as_u64(),
+                max_age: arguments.store_age,
+                ..StoreOptions::new(directory)
+            })
+            .await
+            .context("cannot open the store")?,
+        ),
+    })
+}
+
+async fn tls(access: &AccessArguments) -> anyhow::Result<Option<Arc<Reload<TlsFiles>>>> {
+    let certificate = match (&access.tls_cert, &access.tls_key) {
+        (Some(certificate), Some(key)) => ServerCertificate::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        _ if access.tls_dir.is_some() => ServerCertificate::Own(access.tls_name.clone()),
+        _ => return Ok(None),
+    };
+    let files = TlsFiles {
+        authority: access
+            .tls_dir
+            .clone()
+            .map(|directory| Arc::new(Directory(directory)) as _),
+        certificate,
+        readers: access.reader_ca.clone(),
+    };
+    let tls = Reload::start(files, RELOAD)
+        .await
+        .context("cannot set up TLS")?;
+    Ok(Some(tls))
+}
+
+async fn enrollment(
+    access: &AccessArguments,
+    tls: Arc<Reload<TlsFiles>>,
+) -> anyhow::Result<Enrollment> {
+    let tokens = match &access.bootstrap_tokens {
+        None => None,
+        Some(path) => Some(Arc::new(
+            TokenFile::open(path.clone(), RELOAD)
+                .await
+                .context("--bootstrap-tokens")?,
+        ) as _),
+    };
+    Ok(Enrollment::new(tls, tokens, EnrollmentOptions::default()))
+}
+
+/// Who callers on TCP are.
+async fn authenticate(access: &AccessArguments) -> anyhow::Result<Arc<dyn Authenticate>> {
+    let readers: Option<Arc<dyn ReaderVerifier>> = match &access.readers {
+        None => None,
+        Some(path) => Some(Arc::new(
+            ReaderFile::open(path.clone(), RELOAD)
+                .await
+                .context("--readers")?,
+        )),
+    };
+    let is_plain = access.tls_dir.is_none() && access.tls_cert.is_none();
+    Ok(match (is_plain, readers) {
+        (false, readers) => Arc::new(Credentials::new(readers)),
+        (true, Some(readers)) => Arc::new(Credentials::plain(readers)),
+        // Loopback, or --insecure, which has been told loudly.
+        (true, None) => Arc::new(Trusted),
+    })
+}
+
+async fn listeners(
+    arguments: &CollectorArguments,
+    tls: Option<Arc<Reload<TlsFiles>>>,
+    authenticate: Arc<dyn Authenticate>,
+) -> anyhow::Result<(Vec<Listener>, socket::Served)> {
+    let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), Limits::default()));
+    let mut listeners = Vec::new();
+    for listen in &arguments.listen {
+        if let (Listen::Tcp(address), None) = (listen, &tls) {
+            check_plain(*address, arguments.access.insecure)?;
+        }
+        let socket = listen.bind().await?;
+        let listener = match listen {
+            Listen::Unix(path) => {
+                tracing::info!(path = %path.display(), "serving");
+                Listener {
+                    socket,
+                    handshake: None,
+                    // Its mode decides who may connect.
+                    authenticate: Arc::new(Trusted),
+                }
+            }
+            Listen::Tcp(address) => {
+                tracing::info!(%address, tls = tls.is_some(), "serving");
+                Listener {
+                    socket,
+                    handshake: Some(door.clone()),
+                    authenticate: authenticate.clone(),
+                }
+            }
+        };
+        listeners.push(listener);
+    }
+    let (local, socket) = socket::bind(None).await?;
+    tracing::info!(server = socket.url(), "serving observers on this machine");
+    listeners.push(local);
+    Ok((listeners, socket))
+}
+
+// === impl Running ===
+
+impl Health for Running {
+    fn ailments(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.0.lacks()
+    }
+}

@@ -1,0 +1,161 @@
+//! Limits over time: how many events a second, and when what was left out is told.
+
+use std::{thread, time::Duration};
+
+use ebpf_hello_proto::v1::Event;
+
+use crate::{
+    cgroup::Cgroup,
+    events::{left_out, syscall, time},
+    filter::{FilterFile, UNUSED_CALL},
+    generator::{Made, command, generate},
+    instance::Instance,
+};
+
+const SECOND: u64 = 1_000_000_000;
+/// Of the limit.
+const RATE: usize = 1_000;
+const BURST: usize = 10;
+/// How long the calls go on.
+const SECONDS: u64 = 9;
+/// Seconds that must show the rate.
+const SHOWN: usize = 5;
+
+fn run(filter: &FilterFile) -> Instance {
+    Instance::run(&[
+        "--filters",
+        filter.path(),
+        "--process-events",
+        "off",
+        "-o",
+        "json",
+        "-v",
+    ])
+}
+
+fn filter(cgroups: &str, limit: &str) -> FilterFile {
+    FilterFile::with_text(&format!(
+        "apiVersion: ebpf-hello.dev/v1alpha1\nkind: ClusterSyscallFilter\nmetadata: {{name: kernel-test}}\n\
+         spec:\n  matchCgroup: {cgroups}\n  rules:\n  - {{syscalls: [{UNUSED_CALL}], handler: Trace, {limit}}}\n"
+    ))
+}
+
+pub(crate) fn a_rate_holds_in_every_second_for_each_cgroup_that_shares_it() {
+    let parent = Cgroup::make("limited");
+    let cgroups = [parent.child("a"), parent.child("b")];
+    let limit = format!("rateLimit: {{eventsPerSecond: {RATE}, burst: {BURST}}}");
+    let filter = filter(&format!("{}/*", parent.name()), &limit);
+    let run = run(&filter);
+    // 100,000 calls a second together, a thread of each on every CPU.
+    let calls = format!("{UNUSED_CALL}=50000");
+    let cpus = thread::available_parallelism().unwrap().to_string();
+    let generators = cgroups.each_ref().map(|cgroup| {
+        let place = cgroup.argument();
+        command(&[
+            "mix",
+            &calls,
+            "--threads",
+            &cpus,
+            "--pin",
+            "--cgroup",
+            place,
+        ])
+    });
+    thread::sleep(Duration::from_secs(SECONDS));
+    let made = generators.map(|generator| generator.end());
+    let ended = run.end();
+    let ledger = ended.ledger();
+    ledger.assert_balanced();
+    let events = ended.events();
+    for (cgroup, made) in cgroups.iter().zip(&made) {
+        let mut times: Vec<u64> = events
+            .iter()
+            .filter(|event| event.cgroup_id == cgroup.id() && syscall(event).is_some())
+            .map(time)
+            .collect();
+        times.sort_unstable();
+        assert_never_above(&times);
+        let seconds = even_seconds(made, &times);
+        eprintln!(
+            "{} calls a second; events in seconds without a gap: {seconds:?}",
+            rate(made)
+        );
+        assert!(seconds.len() >= SHOWN, "too many gaps: {:?}", made.gaps());
+        for events in seconds {
+            assert!(events.abs_diff(RATE) <= RATE / 20, "{events} in a second");
+        }
+        let suppressed: u64 = left_out(&events, cgroup.id()).values().sum();
+        if ledger.get("lost") == 0 {
+            assert_eq!(times.len() as u64 + suppressed, made.total());
+        }
+    }
+    let made: u64 = made.iter().map(Made::total).sum();
+    let accounted = ledger.get("delivered") + ledger.get("suppressed") + ledger.get("lost");
+    assert_eq!(accounted, made);
+}
+
+/// In any second, wherever it begins.
+fn assert_never_above(times: &[u64]) {
+    let mut first = 0;
+    for (last, time) in times.iter().enumerate() {
+        while time - times[first] >= SECOND {
+            first += 1;
+        }
+        let events = last - first + 1;
+        assert!(events <= RATE + BURST, "{events} events in a second");
+    }
+}
+
+/// Events in each whole second in which the calls never paused.
+fn even_seconds(made: &Made, times: &[u64]) -> Vec<usize> {
+    let (start, end) = (made.number("start"), made.number("end"));
+    let gaps = made.gaps();
+    (start / SECOND + 1..end / SECOND)
+        .map(|second| (second * SECOND, (second + 1) * SECOND))
+        .filter(|(from, to)| gaps.iter().all(|gap| gap.1 <= *from || gap.0 >= *to))
+        .map(|(from, to)| {
+            times.partition_point(|time| *time < to) - times.partition_point(|time| *time < from)
+        })
+        .collect()
+}
+
+fn rate(made: &Made) -> u64 {
+    made.total() * SECOND / (made.number("end") - made.number("start"))
+}
+
+pub(crate) fn what_no_event_follows_is_told_within_seconds_and_once() {
+    const CALLS: u64 = 500;
+    let cgroup = Cgroup::make("quiet");
+    let filter = filter(&cgroup.name(), "sampling: 1000");
+    let run = run(&filter);
+    let call = || {
+        let (calls, place) = (CALLS.to_string(), cgroup.argument());
+        generate(&["call", UNUSED_CALL, &calls, "--cgroup", place]);
+    };
+    let sum = |line: &str| -> u64 {
+        let event: Event = serde_json::from_str(line).unwrap();
+        left_out(&[event], cgroup.id()).values().sum()
+    };
+    call();
+    // One event tells of nothing before it; no other follows.
+    let told = run.await_output("what was left out", |line| line.contains("counters"));
+    assert!(sum(&told) < CALLS, "{told}");
+    assert!(
+        told.contains("\"rule\":1") && told.contains("kernel-test"),
+        "{told}"
+    );
+    // 1,000 calls in all: still one event.
+    call();
+    let whole = format!("\"count\":\"{}\"", 2 * CALLS - 1);
+    run.await_output("what was left out since", |line| line.contains(&whole));
+    // Nothing changes: nothing is told again.
+    thread::sleep(Duration::from_millis(2_500));
+    let ended = run.end();
+    ended.ledger().assert_complete();
+    let events = ended.events();
+    let rows = events.len() - events.iter().filter_map(syscall).count();
+    assert!((2..=4).contains(&rows), "{rows} rows for two changes");
+    let told: u64 = left_out(&events, cgroup.id()).values().sum();
+    assert_eq!(told, 2 * CALLS - 1);
+    assert_eq!(ended.ledger().get("suppressed"), told);
+}

@@ -1,0 +1,133 @@
+//! ObserverService.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ebpf_hello_proto::{server::observer_service_server::ObserverService, v1};
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    Collector,
+    plan::{Plan, store_failed},
+    queue::{self, Receiver},
+    subscriber::Subscriber,
+};
+use crate::{
+    caller::{self, Reader},
+    refusal,
+};
+
+/// ObserverService over a collector.
+#[derive(Clone, Debug)]
+pub(super) struct Observer(pub(super) Arc<Collector>);
+
+// === impl Observer ===
+
+impl Observer {
+    /// Starts a stream for a reader.
+    pub(super) async fn stream(
+        &self,
+        reader: Reader,
+        request: v1::ObserveRequest,
+    ) -> Result<Receiver, Status> {
+        let collector = &self.0;
+        let place = collector
+            .subscribers
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| {
+                refusal::because(
+                    Code::ResourceExhausted,
+                    "TOO_MANY_SUBSCRIBERS",
+                    format!(
+                        "{} streams are open, which is the limit",
+                        collector.options.max_subscribers
+                    ),
+                )
+            })?;
+        let hello = self.hello(&reader).await?;
+        let plan = Plan::new(collector, reader, request).await?;
+        let subscription = collector.accounts.subscribe();
+        let (sender, receiver) = queue::queue(collector.options.queue_bytes, subscription, place);
+        tokio::spawn(Subscriber::new(collector.clone(), plan, sender).run(hello));
+        Ok(receiver)
+    }
+
+    async fn hello(&self, reader: &Reader) -> Result<v1::ObserverHello, Status> {
+        let range = self.0.log.range().await.map_err(store_failed)?;
+        let (namespaces, all_namespaces) = match reader {
+            Reader::All => (Vec::new(), true),
+            Reader::Namespaces(namespaces) => (namespaces.iter().cloned().collect(), false),
+        };
+        Ok(v1::ObserverHello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            scope: self.0.options.scope.clone(),
+            store_oldest: range.oldest_stored.map(Into::into),
+            store_newest: range.newest_stored.map(Into::into),
+            namespaces,
+            all_namespaces,
+        })
+    }
+}
+
+#[async_trait]
+impl ObserverService for Observer {
+    type ObserveStream = Receiver;
+
+    async fn observe(
+        &self,
+        request: Request<v1::ObserveRequest>,
+    ) -> Result<Response<Receiver>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        self.stream(reader, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_counters(
+        &self,
+        request: Request<v1::GetCountersRequest>,
+    ) -> Result<Response<v1::GetCountersResponse>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        let answer = self.0.fleet.get_counters(&reader, request.get_ref())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        let answer = self.0.fleet.list_nodes(&reader, request.get_ref())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_programs(
+        &self,
+        request: Request<v1::ListProgramsRequest>,
+    ) -> Result<Response<v1::ListProgramsResponse>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        let answer = self.0.fleet.list_programs(&reader, request.get_ref())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_filters(
+        &self,
+        request: Request<v1::ListFiltersRequest>,
+    ) -> Result<Response<v1::ListFiltersResponse>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        let answer = self.0.fleet.list_filters(&reader, request.get_ref())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn get_ledger(
+        &self,
+        request: Request<v1::GetLedgerRequest>,
+    ) -> Result<Response<v1::GetLedgerResponse>, Status> {
+        let reader = caller::of(&request).reader()?.clone();
+        let mut answer = self.0.fleet.get_ledgers(&reader, request.get_ref())?;
+        // It is of everybody's events together.
+        answer.collector = (reader == Reader::All).then(|| self.0.accounts.ledger());
+        Ok(Response::new(answer))
+    }
+}

@@ -1,0 +1,220 @@
+//! From an [`v1::ObserveRequest`] to what a stream does: which events, from where, until when.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
+
+use ebpf_hello_proto::{Timestamp, v1};
+use tonic::{Code, Status};
+
+use super::Collector;
+use crate::{
+    caller::Reader,
+    log::{LogError, Next, Place},
+    mask::Mask,
+    refusal::{self, Invalid},
+    selection::{Selector, Verdict, nanos},
+    token,
+};
+
+/// Most events of `last`.
+pub const MAX_LAST: u32 = 100_000;
+/// How far a node's clock may be ahead of the collector's: `since` finds entries by when they were stored.
+const CLOCK_SKEW: Duration = Duration::from_secs(10);
+/// How long after `until` a live stream waits for events that are on their way: the longest linger twice.
+const LATE: Duration = Duration::from_secs(2);
+/// Positions that `last` looks back over first, or `last` itself if that is more; it doubles from there.
+const FIRST_LOOK: u64 = 1024;
+
+/// What a stream does.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) selector: Selector,
+    pub(super) mask: Option<Mask>,
+    pub(super) start: Place,
+    /// Selected events to leave out at first: those of the first entry before the last N.
+    pub(super) skip: u64,
+    /// Position at which the stream ends; `None` while it follows.
+    pub(super) end: Option<u64>,
+    /// When following ends.
+    pub(super) deadline: Option<SystemTime>,
+}
+
+impl Plan {
+    pub(super) async fn new(
+        collector: &Collector,
+        reader: Reader,
+        request: v1::ObserveRequest,
+    ) -> Result<Plan, Status> {
+        let mut problems = exclusive(&request);
+        let selection = request.selection.clone().unwrap_or_default();
+        let (since, until) = (request.since, request.until);
+        // Compiling an expression is not for a thread that serves others.
+        let selector = tokio::task::spawn_blocking(move || {
+            Selector::compile(&selection, since, until, reader)
+        })
+        .await
+        .map_err(|error| Status::internal(format!("compiling the selection: {error}")))?;
+        let mask = Mask::compile(request.mask.as_ref());
+        let (selector, mask) = match (selector, mask) {
+            (Ok(selector), Ok(mask)) if problems.is_empty() => (selector, mask),
+            (selector, mask) => {
+                problems.extend(selector.err().into_iter().flatten());
+                problems.extend(mask.err().into_iter().flatten());
+                return Err(refusal::invalid(&problems));
+            }
+        };
+        let range = collector.log.range().await.map_err(store_failed)?;
+        let mut plan = Plan {
+            selector,
+            mask,
+            start: Place {
+                position: range.oldest,
+                event: 0,
+            },
+            skip: 0,
+            end: (!request.follow).then_some(range.end),
+            deadline: request
+                .until
+                .filter(|_| request.follow)
+                .map(|until| after(until, LATE)),
+        };
+        if !request.resume_token.is_empty() {
+            plan.start = token::decode(collector.log.as_ref(), &request.resume_token)
+                .map_err(|error| Invalid::new("resume_token", error.to_string()))?;
+            if plan.start.position > range.end {
+                return Err(refusal::because(
+                    Code::OutOfRange,
+                    "TOKEN_AHEAD",
+                    "the resume token is from after the end of the store, which must have been set back",
+                ));
+            }
+        } else if request.last > 0 {
+            plan.back(collector, u64::from(request.last), range.oldest, range.end)
+                .await?;
+        } else if let Some(since) = request.since {
+            let time = before(since, CLOCK_SKEW);
+            plan.start.position = collector
+                .log
+                .position_at(time)
+                .await
+                .map_err(store_failed)?;
+        } else if request.follow {
+            plan.start.position = range.end;
+        }
+        Ok(plan)
+    }
+
+    /// Finds the place from which `last` events are selected up to `end`: looks over the last positions, then over
+    /// twice as many before them, until there are enough.
+    async fn back(
+        &mut self,
+        collector: &Collector,
+        last: u64,
+        oldest: u64,
+        end: u64,
+    ) -> Result<(), Status> {
+        // (position, selected) of the entries seen, in order.
+        let mut seen: VecDeque<(u64, u64)> = VecDeque::new();
+        let (mut found, mut to, mut look) = (0, end, FIRST_LOOK.max(last));
+        while found < last && to > oldest {
+            let from = to.saturating_sub(look).max(oldest);
+            let part = self.count(collector, from, to).await?;
+            found += part.iter().map(|(_, selected)| selected).sum::<u64>();
+            for entry in part.into_iter().rev() {
+                seen.push_front(entry);
+            }
+            (to, look) = (from, look.saturating_mul(2));
+            while let Some((_, first)) = seen.front()
+                && found - first >= last
+            {
+                found -= first;
+                seen.pop_front();
+            }
+        }
+        self.start.position = seen.front().map_or(end, |(position, _)| *position);
+        self.skip = found.saturating_sub(last);
+        Ok(())
+    }
+
+    /// Selected events of each entry in [`from`, `to`) that has any.
+    async fn count(
+        &self,
+        collector: &Collector,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<(u64, u64)>, Status> {
+        let mut reader = collector.log.reader(from).await.map_err(store_failed)?;
+        let mut counts = Vec::new();
+        let mut scratch = Vec::new();
+        while let Next::Entry(entry) = match reader.next().await.map_err(store_failed)? {
+            // Trimmed meanwhile: there are that many less.
+            Next::Gone { .. } => reader.next().await.map_err(store_failed)?,
+            next => next,
+        } {
+            if entry.position >= to {
+                break;
+            }
+            let batch = &entry.batch;
+            let selected = if self.selector.is_everything() {
+                batch.events.len() as u64
+            } else {
+                let verdict = self.selector.look_at(batch);
+                (0..batch.events.len())
+                    .filter(|index| {
+                        self.selector.judge(&verdict, batch, *index, &mut scratch)
+                            == Verdict::Selected
+                    })
+                    .count() as u64
+            };
+            if selected > 0 {
+                counts.push((entry.position, selected));
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(counts)
+    }
+}
+
+fn exclusive(request: &v1::ObserveRequest) -> Vec<Invalid> {
+    let mut problems = Vec::new();
+    if request.last > MAX_LAST {
+        let what = format!("{}: expected at most {MAX_LAST}", request.last);
+        problems.push(Invalid::new("last", what));
+    }
+    if request.last > 0 && request.since.is_some() {
+        problems.push(Invalid::new(
+            "last",
+            "given together with since: expected one of them",
+        ));
+    }
+    if request.last > 0 && !request.resume_token.is_empty() {
+        let what = "given together with resume_token: expected one of them";
+        problems.push(Invalid::new("last", what));
+    }
+    if let (Some(since), Some(until)) = (request.since, request.until)
+        && nanos(until) <= nanos(since)
+    {
+        problems.push(Invalid::new("until", "not after since"));
+    }
+    problems
+}
+
+pub(super) fn store_failed(error: LogError) -> Status {
+    refusal::because(Code::Unavailable, "STORE_FAILED", error.to_string())
+}
+
+fn unix(time: Timestamp) -> Duration {
+    // Before 1970 is as good as 1970, and nothing ends after 292 years.
+    let nanos = u64::try_from(nanos(time).clamp(0, i128::from(i64::MAX))).unwrap_or(0);
+    Duration::from_nanos(nanos)
+}
+
+fn after(time: Timestamp, late: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH + unix(time) + late
+}
+
+fn before(time: Timestamp, early: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH + unix(time).saturating_sub(early)
+}

@@ -1,0 +1,162 @@
+use std::{sync::Arc, time::Duration};
+
+use ebpf_hello_collector::{log::Memory, serve::Options};
+use ebpf_hello_proto::v1;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb;
+
+use crate::server::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_closes_its_connection_and_nothing_else() {
+    let server = start().await;
+    let mut client = server.observer().await;
+    let mut stream = open(&mut client, live()).await;
+    let head = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut frames = head.to_vec();
+    frames.extend([0xff; 4096]);
+    let mut half = head.to_vec();
+    // A SETTINGS frame that says it is longer than frames may be.
+    half.extend([0xff, 0xff, 0xff, 4, 0, 0, 0, 0, 0]);
+    for garbage in [
+        &[0_u8; 4096][..],
+        &[0xff; 4096],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello?\r\n\r\n",
+        &frames,
+        &half,
+        b"GET /v1/events HTTP/9.9\r\n\r\n",
+    ] {
+        let mut connection = TcpStream::connect(server.tcp).await.unwrap();
+        connection.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        // Closed, or reset.
+        let _ = timeout(PATIENCE, connection.read_to_end(&mut answer))
+            .await
+            .unwrap();
+    }
+    server.append(&batch(1, 1)).await;
+    let response = next(&mut stream).await.unwrap().unwrap();
+    assert!(matches!(
+        response.message,
+        Some(v1::observe_response::Message::Events(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_says_nothing_is_closed_and_connections_are_bounded() {
+    let options = Options {
+        handshake_timeout: Duration::from_millis(300),
+        max_connections: 3,
+        ..Options::default()
+    };
+    let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        idle.push(TcpStream::connect(server.tcp).await.unwrap());
+    }
+    for mut connection in idle {
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, connection.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert!(answer.is_empty());
+    }
+    // And then there is room.
+    open(&mut server.observer().await, live()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_past_its_age_is_asked_to_go_and_its_streams_go_on() {
+    let options = Options {
+        max_connection_age: Some(Duration::from_millis(100)),
+        ..Options::default()
+    };
+    let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
+    let mut stream = open(&mut server.observer().await, live()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.append(&batch(1, 1)).await;
+    let response = next(&mut stream).await.unwrap().unwrap();
+    assert!(matches!(
+        response.message,
+        Some(v1::observe_response::Message::Events(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_the_services_in_both_versions() {
+    let server = start().await;
+    let channel = server.tcp_channel().await;
+    let expected = [
+        "ebpfhello.v1.CollectorService",
+        "ebpfhello.v1.ObserverService",
+        "grpc.health.v1.Health",
+    ];
+    let request = pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            pb::v1::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let mut client = pb::v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(pb::v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
+        answer.message_response
+    else {
+        panic!("no list");
+    };
+    for name in expected {
+        assert!(
+            list.service.iter().any(|service| service.name == name),
+            "{list:?}"
+        );
+    }
+    let request = pb::v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            pb::v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+                "ebpfhello.v1.Event".into(),
+            ),
+        ),
+    };
+    let mut client = pb::v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers = client
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert!(matches!(
+        answer.message_response,
+        Some(pb::v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_ask_for_health_without_credentials() {
+    let server = start().await;
+    let mut client = HealthClient::new(server.tcp_channel().await);
+    for service in [
+        "",
+        "ebpfhello.v1.CollectorService",
+        "ebpfhello.v1.ObserverService",
+    ] {
+        let answer = client
+            .check(HealthCheckRequest {
+                service: service.into(),
+            })
+            .await
+            .unwrap();
+        assert_eq!(answer.into_inner().status, 1, "{service}: SERVING");
+    }
+}
