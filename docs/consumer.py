@@ -18,10 +18,12 @@ server, namespaces = sys.argv[1], sys.argv[2:]
 request = observer_pb2.ObserveRequest(follow=True, last=100)
 request.selection.types.append("exec")
 request.selection.namespaces.extend(namespaces)
+# Of a Unix socket's path gRPC would make an authority that HTTP/2 servers refuse.
+options = [("grpc.default_authority", "localhost")] if server.startswith("unix:") else []
 
 while True:
     try:
-        stub = observer_pb2_grpc.ObserverServiceStub(grpc.insecure_channel(server))
+        stub = observer_pb2_grpc.ObserverServiceStub(grpc.insecure_channel(server, options))
         for message in stub.Observe(request):
             for event in message.events.events:
                 if event.HasField("loss"):  # never silent: so many are missing here

@@ -109,7 +109,6 @@ fn row(
         // Of a single handler only what the reader took is known: sequence numbers are a CPU's.
         in_flight: (reader.received(handler) + synthetic + accounts.waiting(handler))
             .saturating_sub(accounts.settled_total(handler)),
-        ..HandlerLedger::default()
     }
 }
 

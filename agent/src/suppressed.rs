@@ -163,6 +163,7 @@ mod tests {
             arch: ebpf_hello_policy::Arch::X86_64,
             policies: Arc::default(),
             suppressed: Arc::default(),
+            redactor: crate::Redactor::default(),
         }
     }
 

@@ -1,5 +1,10 @@
 //! A node enrols at a collector, over real TLS, and keeps its certificate.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
@@ -14,8 +19,8 @@ use ebpf_hello_collector::{
         AuthorityPem, Credentials, Directory, Door, Enrollment, EnrollmentOptions, Limits, Reload,
         ServerCertificate, TlsFiles, TokenFile,
     },
-    log::{Memory, Place},
-    serve::{Collector, Listener, Options, ResumeTokens, Socket, serve},
+    log::Memory,
+    serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::v1::{
     AgentHello, PublishRequest, collector_service_client::CollectorServiceClient, publish_request,
@@ -28,20 +33,6 @@ const TOKEN: &str = "bootstrap-token-of-node-n1";
 struct Server {
     address: SocketAddr,
     directory: tempfile::TempDir,
-}
-
-/// Nobody resumes here.
-#[derive(Debug)]
-struct NoTokens;
-
-impl ResumeTokens for NoTokens {
-    fn token(&self, _: &str, _: Place) -> String {
-        String::new()
-    }
-
-    fn place(&self, _: &str, _: &str) -> Result<Place, String> {
-        Err("nobody resumes here".into())
-    }
 }
 
 async fn start(life: Duration) -> Server {
@@ -63,7 +54,6 @@ async fn start(life: Duration) -> Server {
     );
     let collector = Collector::new(
         Arc::new(Memory::new(1 << 20)),
-        Arc::new(NoTokens),
         Some(Arc::new(enrol)),
         Options::default(),
     );

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use ebpf_hello_agent::{Node, NodeOptions, Outcome};
+use ebpf_hello_agent::{Node, NodeOptions, Outcome, Redactor};
 use ebpf_hello_loader::{EmptyProgram, Options};
 use ebpf_hello_policy::Filter;
 use ebpf_hello_proto::v1::Ledger;
@@ -151,6 +151,7 @@ impl Syscalls {
             },
             node: "bench".into(),
             filters: Vec::new(),
+            redactor: Redactor::default(),
         };
         let (node, events) = Node::start(options).context("cannot start the node")?;
         let accounts = node.accounts();

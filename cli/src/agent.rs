@@ -85,7 +85,7 @@ enum Way {
     /// With TLS, as this node.
     Identified(Arc<Enrolment>),
     /// As anybody.
-    Plain(Endpoint),
+    Plain(Box<Endpoint>),
 }
 
 pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
@@ -190,7 +190,7 @@ async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Way> 
     } else if !url.starts_with("unix:///") {
         bail!(expected());
     }
-    Ok(Way::Plain(endpoint))
+    Ok(Way::Plain(Box::new(endpoint)))
 }
 
 /// Hands events on, on a thread of its own.
@@ -266,8 +266,8 @@ async fn watch(
 impl Connect for Way {
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Channel, ConnectError>> + Send + '_>> {
         match self {
-            Way::Identified(enrolment) => Box::pin(async { Ok(enrolment.connect().await?) }),
-            Way::Plain(endpoint) => Connect::connect(endpoint),
+            Way::Identified(enrolment) => enrolment.connect(),
+            Way::Plain(endpoint) => Connect::connect(endpoint.as_ref()),
         }
     }
 }

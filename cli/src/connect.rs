@@ -84,6 +84,15 @@ impl ConnectArgs {
         self.server.is_some() || env::var_os(VARIABLE).is_some()
     }
 
+    /// The same with the server chosen for good: whoever reconnects means the one it was connected to, also when
+    /// that one's socket is gone.
+    pub(crate) fn settled(&self) -> Self {
+        ConnectArgs {
+            server: Some(self.url()),
+            ..self.clone()
+        }
+    }
+
     /// The server's address.
     pub(crate) fn url(&self) -> String {
         let chosen = self.server.clone().or_else(|| env::var(VARIABLE).ok());
@@ -239,10 +248,10 @@ fn advice(address: &Address, error: &tonic::transport::Error) -> &'static str {
         _ if says("UnknownIssuer") => {
             ": its certificate is of an authority that is not trusted here: give the collector's ca.crt with --ca"
         }
-        _ if says("NotValidForName") => {
+        _ if says("not valid for name") => {
             ": its certificate is for other names: use one of them in --server"
         }
-        _ if says("Expired") || says("NotValidYet") => {
+        _ if says("certificate expired") || says("not valid yet") => {
             ": its certificate is not valid now: check this machine's clock, then the collector"
         }
         Address::Tls if says("InvalidContentType") || says("corrupt message") => {

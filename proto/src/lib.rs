@@ -34,6 +34,10 @@ pub use time::{Duration, Timestamp};
 
 /// Version 1 of the protocol, as generated from `proto/ebpfhello/v1/*.proto`.
 pub mod v1 {
+    #![allow(
+        clippy::large_enum_variant,
+        reason = "generated: a report is large, and one message in a thousand"
+    )]
     include!("gen/ebpfhello.v1.rs");
 }
 

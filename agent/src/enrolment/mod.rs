@@ -166,15 +166,20 @@ impl Enrolment {
         self.channel(Some(&kept)).await
     }
 
-    /// Renews the certificate at about half of its life, for ever. Errors are logged; meanwhile the present one
-    /// serves, and when it has ended, the token.
+    /// Renews the certificate at about half of its life, for ever. Errors are logged, and the present one serves
+    /// meanwhile. Where there is none, or no longer, it waits until [`connect`](Self::connect) has got one: a token
+    /// that is refused is not tried from two sides.
     pub async fn keep(&self) {
         let mut wait = RETRY.0;
         loop {
-            let due = self
-                .kept()
-                .map_or(Duration::ZERO, |kept| kept.due(fastrand::f64()));
-            tokio::time::sleep(due).await;
+            let Some(kept) = self.kept().filter(|kept| kept.is_valid()) else {
+                tokio::time::sleep(RETRY.0).await;
+                continue;
+            };
+            tokio::time::sleep(kept.due(fastrand::f64())).await;
+            if !kept.is_valid() {
+                continue;
+            }
             match self.renew().await {
                 Ok(()) => wait = RETRY.0,
                 Err(error) => {
@@ -354,11 +359,11 @@ fn hint(error: &tonic::transport::Error) -> &'static str {
     let text = chain(error);
     if text.contains("UnknownIssuer") {
         " (its certificate is of an authority that is not trusted here: give the collector's with --ca)"
-    } else if text.contains("NotValidForName") {
+    } else if text.contains("not valid for name") {
         " (its certificate is for other names: use one of them, or add this one at the collector)"
-    } else if text.contains("NotValidYet") {
+    } else if text.contains("not valid yet") {
         " (its certificate is not valid yet: check this machine's clock)"
-    } else if text.contains("Expired") {
+    } else if text.contains("certificate expired") {
         " (its certificate has expired: check this machine's clock, then the collector)"
     } else {
         ""

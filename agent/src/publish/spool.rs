@@ -392,7 +392,7 @@ mod tests {
 
     fn batch(epoch: u64, number: u64, length: usize) -> Encoded {
         let mut tally = Tally::default();
-        tally.add(Handler::Trace, Some(2), number);
+        tally.add(Some(Handler::Trace), Some(2), number);
         Encoded {
             key: Key { epoch, number },
             bytes: contents(number, length).into(),

@@ -115,11 +115,11 @@ mod tests {
     fn a_loss_is_told_for_each_cpu_with_its_sequences() {
         let mut tally = Tally::default();
         for sequence in [5, 3, 9] {
-            tally.add(Handler::Trace, Some(1), sequence);
+            tally.add(Some(Handler::Trace), Some(1), sequence);
         }
-        tally.add(Handler::ProcessExec, None, 0);
+        tally.add(Some(Handler::ProcessExec), None, 0);
         let mut other = Tally::default();
-        other.add(Handler::Trace, Some(1), 12);
+        other.add(Some(Handler::Trace), Some(1), 12);
         tally.merge(&other);
         assert_eq!(tally.events(), 5);
         assert_eq!(tally.counts[Handler::Trace as usize], 4);

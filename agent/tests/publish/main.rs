@@ -1,5 +1,10 @@
 //! The publisher against a collector on a Unix socket that acknowledges, refuses and disappears as it is told.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
 mod collector;
 mod delivery;
 mod refusals;

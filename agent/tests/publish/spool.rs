@@ -62,8 +62,8 @@ async fn the_next_run_delivers_what_the_one_before_left() {
     collector.arrive();
     publisher.drain(LONG).await;
     assert_eq!(settled(&accounts, Outcome::Delivered), 100, "of this run");
-    let behaviour = collector.behaviour();
-    let keys: Vec<_> = behaviour
+    let keys: Vec<_> = collector
+        .behaviour()
         .events
         .iter()
         .map(|event| (event.epoch, event.sequence))
@@ -73,7 +73,6 @@ async fn the_next_run_delivers_what_the_one_before_left() {
         .chain((1..=100).map(|sequence| (8, sequence)))
         .collect();
     assert!(keys == expected, "{} events", keys.len());
-    drop(behaviour);
     let (publisher, _) = start(spooling(9, &collector, 64 << 20), &collector);
     assert_eq!(
         publisher.state().spool_batches,

@@ -100,7 +100,7 @@ async fn observe(arguments: &ObserveArgs) -> anyhow::Result<()> {
     let mut ending = Ending::new()?;
     let bookmark = arguments.resume.clone().map(Bookmark::new);
     let mut feed = Feed::start(FeedOptions {
-        connect: arguments.connect.clone(),
+        connect: arguments.connect.settled(),
         request: arguments.request(bookmark.as_ref())?,
         silence: arguments.silence,
     });

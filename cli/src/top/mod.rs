@@ -184,7 +184,7 @@ impl Sources {
     fn start(arguments: &TopArgs, counted: bool) -> anyhow::Result<Self> {
         let connect = &arguments.connect;
         let feed = Feed::start(FeedOptions {
-            connect: connect.clone(),
+            connect: connect.settled(),
             request: ObserveRequest {
                 selection: Some(arguments.selection.selection()),
                 mask: Some(prost_types::FieldMask {
@@ -197,7 +197,7 @@ impl Sources {
         });
         let counted = if counted {
             let place = arguments.selection.place.selection();
-            counted::start(connect.clone(), place, arguments.interval)
+            counted::start(connect.settled(), place, arguments.interval)
         } else {
             mpsc::channel(1).1
         };

@@ -120,8 +120,7 @@ async fn a_readers_authority_cannot_make_nodes() {
     let refused = server
         .publish(&forged, "n1")
         .await
-        .err()
-        .expect("a forged node was let in");
+        .expect_err("a forged node was let in");
     assert_ne!(refused.code(), Code::Ok);
 }
 

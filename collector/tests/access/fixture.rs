@@ -12,7 +12,7 @@ use ebpf_hello_collector::{
         AuthorityPem, Credentials, Directory, Door, Enrollment, EnrollmentOptions, Limits,
         ReaderFile, Reload, ServerCertificate, TlsFiles, TokenFile,
     },
-    log::{Log, Memory, Place},
+    log::{Log, Memory},
     serve::{Collector, Listener, Options, Socket, serve},
 };
 use ebpf_hello_proto::v1::{
@@ -21,7 +21,7 @@ use ebpf_hello_proto::v1::{
     observe_response, observer_service_client::ObserverServiceClient, publish_request,
 };
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{
@@ -48,7 +48,6 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) door: Arc<Door>,
-    pub(crate) collector: Arc<Collector>,
 }
 
 /// How a server differs from the usual one.
@@ -132,12 +131,11 @@ pub(crate) async fn start_with(setup: Setup) -> Server {
         handshake: Some(door.clone()),
         authenticate: Arc::new(Credentials::new(Some(Arc::new(readers)))),
     };
-    tokio::spawn(serve(collector.clone(), vec![listener]));
+    tokio::spawn(serve(collector, vec![listener]));
     Server {
         address,
         directory,
         door,
-        collector,
     }
 }
 
@@ -349,7 +347,6 @@ pub(crate) fn issue(
     params: &CertificateParams,
 ) -> (Vec<CertificateDer<'static>>, Arc<KeyPair>) {
     let key = KeyPair::from_pem(std::str::from_utf8(&authority.key).unwrap()).unwrap();
-    assert!(!key.der_bytes().is_empty());
     let issuer =
         rcgen::Issuer::from_ca_cert_pem(std::str::from_utf8(&authority.certificates).unwrap(), key)
             .unwrap();

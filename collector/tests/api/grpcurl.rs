@@ -83,7 +83,7 @@ async fn grpcurl_needs_nothing_but_the_address() {
         text(&health.stderr)
     );
 
-    let asked = r#"{"selection":{"namespaces":["shop"]},"mask":"pod.name"}"#;
+    let asked = r#"{"selection":{"namespaces":["shop"]},"mask":{"paths":["pod.name"]}}"#;
     let events = run(
         &server,
         &["-d", asked],

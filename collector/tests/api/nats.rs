@@ -28,6 +28,14 @@ struct Server {
     scheme: &'static str,
 }
 
+/// A stream that fits on any disk: the server refuses one that may outgrow what is free.
+fn options(url: String) -> NatsOptions {
+    NatsOptions {
+        max_bytes: 256 << 20,
+        ..NatsOptions::new(url)
+    }
+}
+
 /// On PATH, or unpacked from the folder that EBPF_HELLO_ASSETS names.
 fn nats_server() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -117,11 +125,11 @@ impl Server {
     }
 
     async fn log(&self) -> Arc<dyn Log> {
-        Arc::new(Nats::open(NatsOptions::new(self.url())).await.unwrap())
+        Arc::new(self.log_of(|_| ()).await.unwrap())
     }
 
     async fn log_of(&self, change: impl FnOnce(&mut NatsOptions)) -> Result<Nats, LogError> {
-        let mut options = NatsOptions::new(self.url());
+        let mut options = options(self.url());
         change(&mut options);
         Nats::open(options).await
     }
@@ -284,7 +292,7 @@ fn a_kill_of_collector_and_server_loses_nothing_that_was_acknowledged() {
 #[ignore = "is started by a_kill_of_collector_and_server_loses_nothing_that_was_acknowledged"]
 async fn appender() {
     let url = std::env::var("LOG_TEST_PLACE").unwrap();
-    killed::append_for_ever(Arc::new(Nats::open(NatsOptions::new(url)).await.unwrap())).await;
+    killed::append_for_ever(Arc::new(Nats::open(options(url)).await.unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,10 +303,10 @@ async fn says_why_it_cannot_use_a_server() {
     assert!(!error.contains("secret"), "{error}");
     let error = Nats::open(NatsOptions::new("http://x")).await.unwrap_err();
     assert!(error.to_string().contains("the server's URL"), "{error}");
-    let server = Server::start_with("authorization { user: u, password: p }", "nats").await;
+    let server = Server::start_with("authorization { user: u, password: \"p@ss\" }", "nats").await;
     let error = server.log_of(|_| ()).await.unwrap_err().to_string();
     assert!(error.to_lowercase().contains("authorization"), "{error}");
-    let named = format!("nats://u:p@127.0.0.1:{}", server.port);
+    let named = format!("nats://u:p%40ss@127.0.0.1:{}", server.port);
     server.log_of(|options| options.url = named).await.unwrap();
     let missing = |options: &mut NatsOptions| options.credentials = Some("/nowhere/x.creds".into());
     let error = server.log_of(missing).await.unwrap_err().to_string();

@@ -104,7 +104,7 @@ pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
 // === impl Server ===
 
 impl Server {
-    #[cfg(feature = "api-tests")]
+    #[allow(dead_code, reason = "for tests/api, which shares this file")]
     pub(crate) fn socket(&self) -> &std::path::Path {
         &self.socket
     }

@@ -11,10 +11,12 @@ use async_nats::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 use tokio::sync::Notify;
 
 use super::{NatsOptions, STREAM, SUBJECTS, failed};
 use crate::{
+    ingest::MAX_BATCH_BYTES,
     log::{LogError, memory::random_id},
     token::TokenKey,
 };
@@ -70,6 +72,13 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connection, LogErro
             }
             async {}
         });
+    // The client itself does not read them out of the URL.
+    if let Some((user, password)) = servers.iter().find_map(login) {
+        connect = match password {
+            Some(password) => connect.user_and_password(user, password),
+            None => connect.token(user),
+        };
+    }
     if let Some(file) = &options.credentials {
         let doing = format!("reading the credentials in {}", file.display());
         let credentials = connect.credentials_file(file).await;
@@ -83,6 +92,13 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connection, LogErro
     }
     let client = connect.connect(servers).await;
     let client = client.map_err(|error| failed(&connecting, chain(&error)))?;
+    let max_payload = client.server_info().max_payload;
+    if max_payload < MAX_BATCH_BYTES {
+        tracing::warn!(
+            "the NATS server takes messages of {max_payload} bytes: a batch that is larger, compressed, cannot be \
+             stored; set its max_payload to {MAX_BATCH_BYTES}"
+        );
+    }
     let mut context = jetstream::new(client);
     context.set_timeout(ANSWER);
     Ok(Connection { context, connected })
@@ -97,6 +113,13 @@ fn addresses(url: &str) -> Result<Vec<ServerAddr>, LogError> {
         servers.extend(parsed);
     }
     Ok(servers)
+}
+
+/// User and password of a URL; a token has no password.
+fn login(server: &ServerAddr) -> Option<(String, Option<String>)> {
+    let decode = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = server.username()?;
+    Some((decode(user), server.password().map(decode)))
 }
 
 /// A file that can be opened: the client itself says only that something was not found.

@@ -42,7 +42,7 @@ const SUBJECTS: &str = "ebpf-hello.events.";
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
     /// Servers of one cluster, separated by commas: `nats://` or `tls://`, with `user:password@` or `token@`
-    /// where the server wants that.
+    /// where the server wants that, percent-encoded.
     pub url: String,
     /// A credentials file (JWT and nkey seed).
     pub credentials: Option<PathBuf>,
