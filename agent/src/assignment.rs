@@ -11,7 +11,11 @@ use std::{
 use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
 use ebpf_hello_policy::{Arch, FilterName, Table};
 
-use crate::{desired::Desired, policies::Policies, programming::table_spec};
+use crate::{
+    desired::{Desired, Name, Selection},
+    policies::Policies,
+    programming::table_spec,
+};
 
 /// Outcomes there is room for, the default included.
 const OUTCOMES: u32 = 65_536;
@@ -30,6 +34,8 @@ pub(crate) struct Assignment {
     arch: Arch,
     policies: Arc<Policies>,
     outcomes: BTreeMap<u32, Outcome>,
+    /// Outcomes of cgroups that are yet to come, as the kernel has them.
+    names: BTreeMap<Name, u32>,
     /// Of the outcomes.
     generations: HashSet<u64>,
     generation: u64,
@@ -46,6 +52,8 @@ pub(crate) struct Summary {
     /// Policies without a table that a filter is part of.
     pub(crate) without_table: BTreeMap<FilterName, usize>,
     pub(crate) generation: u64,
+    /// Cgroups that are foretold.
+    pub(crate) names: usize,
 }
 
 // === impl Assignment ===
@@ -56,6 +64,7 @@ impl Assignment {
             arch,
             policies,
             outcomes: BTreeMap::new(),
+            names: BTreeMap::new(),
             generations: HashSet::new(),
             generation: 0,
             last: DEFAULT_OUTCOME,
@@ -85,6 +94,8 @@ impl Assignment {
             }
             stays
         });
+        let named: HashSet<&Name> = desired.names.iter().map(|(name, _)| name).collect();
+        self.unbind_names(|name| named.contains(name), kernel);
         self.drop_empty(&members, kernel)?;
         let outcomes = self.choose(&desired.tables(), &wanted, &members);
         for (table, outcome) in &outcomes {
@@ -103,6 +114,9 @@ impl Assignment {
                 members.insert(*cgroup, *outcome);
             }
         }
+        for (name, table) in &desired.names {
+            self.bind_name(name, table, outcomes.get(table).copied(), kernel)?;
+        }
         self.drop_empty(&members, kernel)?;
         let now = self.exhausted().count();
         if now > before {
@@ -112,6 +126,102 @@ impl Assignment {
             );
         }
         Ok(())
+    }
+
+    /// Gives a cgroup that came a moment ago its table, and those that the filters foretell in it.
+    pub(crate) fn place(
+        &mut self,
+        id: u64,
+        path: &str,
+        selection: &mut Selection,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        let table = selection.table(Some(path));
+        let present = kernel.outcome_of(id)?;
+        let outcome = if self.has(DEFAULT_OUTCOME, &table) {
+            DEFAULT_OUTCOME
+        } else {
+            self.outcome_with(&table)
+                .unwrap_or_else(|| self.next_number())
+        };
+        if outcome != DEFAULT_OUTCOME {
+            self.program(outcome, &table, kernel)?;
+        }
+        match present {
+            Some(present) if present == outcome => {}
+            Some(_) if outcome == DEFAULT_OUTCOME => kernel.unbind_cgroup(id),
+            None if outcome == DEFAULT_OUTCOME => {}
+            _ => kernel.bind_cgroup(id, outcome, false)?,
+        }
+        for (name, named) in selection.foretold(path, &table) {
+            self.bind_name(&(id, name), &named, None, kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was foretold in a cgroup that is gone.
+    pub(crate) fn forget(&mut self, id: u64, kernel: &mut Kernel) {
+        self.unbind_names(|(parent, _)| *parent != id, kernel);
+    }
+
+    /// Gives a cgroup that is yet to come its table, by the outcome `known` to have it, if any is.
+    /// Where that cannot be, the cgroup is placed when it comes.
+    fn bind_name(
+        &mut self,
+        name: &Name,
+        table: &Arc<Table>,
+        known: Option<u32>,
+        kernel: &mut Kernel,
+    ) -> Result<(), LoadError> {
+        let bound = self.names.get(name).copied();
+        if bound.is_some_and(|bound| self.has(bound, table)) {
+            return Ok(());
+        }
+        let known = if self.has(DEFAULT_OUTCOME, table) {
+            Some(DEFAULT_OUTCOME)
+        } else {
+            known.or_else(|| self.outcome_with(table))
+        };
+        let outcome = match known {
+            Some(outcome) => outcome,
+            // Those that are there need tables more than those that may come.
+            None if kernel.tables_in_use() < kernel.table_capacity() as usize / 2 => {
+                let outcome = self.next_number();
+                self.program(outcome, table, kernel)?;
+                outcome
+            }
+            None => return Ok(()),
+        };
+        match kernel.bind_name(Some(name.0), &name.1, outcome) {
+            Ok(()) => {
+                self.names.insert(name.clone(), outcome);
+            }
+            Err(error) => tracing::debug!(name = name.1, %error, "a cgroup is not foretold"),
+        }
+        Ok(())
+    }
+
+    fn unbind_names(&mut self, stays: impl Fn(&Name) -> bool, kernel: &mut Kernel) {
+        self.names.retain(|name, _| {
+            let stays = stays(name);
+            if !stays {
+                kernel.unbind_name(Some(name.0), &name.1);
+            }
+            stays
+        });
+    }
+
+    fn has(&self, outcome: u32, table: &Arc<Table>) -> bool {
+        self.outcomes
+            .get(&outcome)
+            .is_some_and(|outcome| outcome.table == *table)
+    }
+
+    fn outcome_with(&self, table: &Arc<Table>) -> Option<u32> {
+        self.outcomes
+            .iter()
+            .find(|(id, outcome)| **id != DEFAULT_OUTCOME && outcome.table == *table)
+            .map(|(id, _)| *id)
     }
 
     /// An outcome for each table: the one that has it; else one all of whose cgroups want it now,
@@ -219,7 +329,11 @@ impl Assignment {
         members: &HashMap<u64, u32>,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
-        let used: HashSet<u32> = members.values().copied().collect();
+        let used: HashSet<u32> = members
+            .values()
+            .chain(self.names.values())
+            .copied()
+            .collect();
         let empty: Vec<u32> = self
             .outcomes
             .keys()
@@ -247,6 +361,7 @@ impl Assignment {
             exhausted: self.exhausted().count(),
             without_table,
             generation: self.generation,
+            names: self.names.len(),
         }
     }
 

@@ -126,6 +126,8 @@ impl Call<'_> {
         let name = self.name(record.number);
         v1::Path {
             path: text::lossless(view.path),
+            new_path: text::lossless(view.new_path),
+            new_dirfd: (record.has & 4 != 0).then_some(record.new_directory),
             dirfd: (record.has & 1 != 0).then_some(record.directory),
             flags: if record.has & 2 != 0 {
                 flags::of_path_call(&name, record.open_flags)
@@ -150,7 +152,8 @@ impl Call<'_> {
             name: self.name(record.number),
             number: Some(record.number),
             abi: self.proto_abi(),
-            fd: Some(record.descriptor),
+            call: socketcall_name(record.call),
+            fd: (record.call == 0 || record.descriptor >= 0).then_some(record.descriptor),
             family,
             address,
             port,
@@ -160,6 +163,38 @@ impl Call<'_> {
             denied: self.has(HeaderFlags::DENIED),
         }
     }
+}
+
+/// The call behind a socketcall (`include/uapi/linux/net.h`); empty for other calls, a number where
+/// it has no name.
+fn socketcall_name(call: u32) -> String {
+    const NAMES: [&str; 21] = [
+        "",
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
+        "sendmmsg",
+    ];
+    usize::try_from(call)
+        .ok()
+        .and_then(|call| NAMES.get(call))
+        .map_or_else(|| call.to_string(), |name| (*name).to_owned())
 }
 
 /// Family, address and port of a `struct sockaddr`, as much of it as there is.

@@ -1,12 +1,13 @@
-//! The cgroup v2 tree of this machine.
+//! The cgroup v2 tree of this machine: walked, and followed as the kernel tells of changes.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use procfs::process::Process;
+use ebpf_hello_loader::{CgroupView, abi::CgroupChange};
 
 /// Deepest nesting that is followed; the kernel's own limit is `cgroup.max.depth`.
 const DEPTH: usize = 64;
@@ -20,13 +21,64 @@ pub(crate) struct Cgroup {
     pub(crate) path: String,
 }
 
-/// Where cgroup v2 is mounted.
-pub(crate) fn mount() -> Option<PathBuf> {
-    let mounts = Process::myself().ok()?.mountinfo().ok()?;
-    mounts
-        .into_iter()
-        .find(|mount| mount.fs_type == "cgroup2")
-        .map(|mount| mount.mount_point)
+/// A cgroup that came or went, as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) what: CgroupChange,
+    pub(crate) id: u64,
+    parent: u64,
+    name: String,
+}
+
+impl From<CgroupView<'_>> for Change {
+    fn from(view: CgroupView<'_>) -> Self {
+        Change {
+            what: view.change,
+            id: view.id,
+            parent: view.parent,
+            name: String::from_utf8_lossy(view.name).into_owned(),
+        }
+    }
+}
+
+/// The path of every cgroup, by its id.
+#[derive(Debug, Default)]
+pub(crate) struct Tree(HashMap<u64, String>);
+
+// === impl Tree ===
+
+impl Tree {
+    pub(crate) fn of(cgroups: &[Cgroup]) -> Tree {
+        let paths = cgroups
+            .iter()
+            .map(|cgroup| (cgroup.id, cgroup.path.clone()));
+        Tree(paths.collect())
+    }
+
+    /// Takes in what the kernel told. The path of a new cgroup; `None` for one that went, and for
+    /// one whose parent is not known: another node's, or one that the next walk finds.
+    pub(crate) fn follow(&mut self, change: &Change) -> Option<String> {
+        if change.what == CgroupChange::Removed {
+            self.0.remove(&change.id);
+            return None;
+        }
+        let path = below(self.0.get(&change.parent)?, &change.name);
+        self.0.insert(change.id, path.clone());
+        Some(path)
+    }
+
+    pub(crate) fn path(&self, id: u64) -> Option<&str> {
+        self.0.get(&id).map(String::as_str)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The path of the directory `name` in the cgroup at `parent`.
+pub(crate) fn below(parent: &str, name: &str) -> String {
+    format!("{}/{name}", parent.trim_end_matches('/'))
 }
 
 /// Every cgroup below `mount`, parents before children. What goes meanwhile is left out.
@@ -61,6 +113,29 @@ pub(crate) fn walk(mount: &Path) -> io::Result<Vec<Cgroup>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_knows_who_came_below_whom_and_who_went() {
+        let change = |what, id, parent, name: &str| Change {
+            what,
+            id,
+            parent,
+            name: name.to_owned(),
+        };
+        let mut tree = Tree::of(&[Cgroup {
+            id: 1,
+            path: "/".to_owned(),
+        }]);
+        let made = |id, parent, name| change(CgroupChange::Made, id, parent, name);
+        assert_eq!(tree.follow(&made(5, 1, "a")).as_deref(), Some("/a"));
+        assert_eq!(tree.follow(&made(6, 5, "b")).as_deref(), Some("/a/b"));
+        assert_eq!(tree.follow(&made(7, 99, "foreign")), None);
+        assert_eq!(tree.follow(&change(CgroupChange::Removed, 5, 1, "a")), None);
+        assert_eq!(
+            (tree.path(5), tree.path(6), tree.len()),
+            (None, Some("/a/b"), 2)
+        );
+    }
 
     #[test]
     fn parents_come_before_children() {

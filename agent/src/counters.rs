@@ -19,6 +19,20 @@ pub(crate) fn counters(counts: &Counts, arch: Arch) -> v1::Counters {
         };
         *by_call.entry((abi, count.number)).or_insert(0) += count.calls;
     }
+    let mut by_opcode = BTreeMap::new();
+    for count in &counts.operations {
+        *by_opcode.entry(count.opcode).or_insert(0) += count.operations;
+    }
+    let operations = by_opcode
+        .into_iter()
+        .map(|(opcode, count)| v1::SyscallCount {
+            name: policy::io_uring::name(opcode)
+                .unwrap_or_default()
+                .to_owned(),
+            number: Some(u32::from(opcode)),
+            abi: v1::Abi::IoUring.into(),
+            count,
+        });
     let syscalls = by_call
         .into_iter()
         .map(|((abi, number), count)| v1::SyscallCount {
@@ -27,6 +41,7 @@ pub(crate) fn counters(counts: &Counts, arch: Arch) -> v1::Counters {
             abi: proto_abi(arch, abi).into(),
             count,
         })
+        .chain(operations)
         .collect();
     let mut execs: Vec<_> = counts
         .execs_by_uid
@@ -41,7 +56,7 @@ pub(crate) fn counters(counts: &Counts, arch: Arch) -> v1::Counters {
         execs,
         syscalls,
         execs_overflow: counts.execs_overflow,
-        syscalls_overflow: counts.calls_overflow,
+        syscalls_overflow: counts.calls_overflow + counts.operations_overflow,
         ..v1::Counters::default()
     }
 }

@@ -5,13 +5,14 @@ use std::{
     sync::{Arc, mpsc::SyncSender},
 };
 
-use ebpf_hello_loader::{Record, RecordError, Sink, abi::Handler};
+use ebpf_hello_loader::{CgroupView, Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
     Accounts, Outcome,
     canary::{self, Canaries},
     event::{Origin, event},
+    follower::Changes,
     processes::Processes,
     wall::Wall,
 };
@@ -41,6 +42,7 @@ pub(crate) struct Intake {
     canaries: Arc<Canaries>,
     accounts: Arc<Accounts>,
     out: SyncSender<Batch>,
+    changes: Changes,
 }
 
 impl Intake {
@@ -50,6 +52,7 @@ impl Intake {
         canaries: Arc<Canaries>,
         accounts: Arc<Accounts>,
         out: SyncSender<Batch>,
+        changes: Changes,
     ) -> Self {
         Intake {
             origin,
@@ -60,6 +63,7 @@ impl Intake {
             wall: Wall::now(),
             batch: Vec::with_capacity(BATCH),
             out,
+            changes,
         }
     }
 }
@@ -84,6 +88,10 @@ impl Sink for Intake {
         if self.batch.len() == BATCH {
             self.flush();
         }
+    }
+
+    fn cgroup(&mut self, change: CgroupView<'_>) {
+        self.changes.send(change.into());
     }
 
     fn malformed(&mut self, error: RecordError) {

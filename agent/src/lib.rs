@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! loader::Reader ─▶ intake (its thread): event, processes ─▶ batches ─▶ whoever prints or publishes
-//! policy::Filter ─▶ assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
+//! policy::Filter ─▶ desired ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
+//! loader::Reader ─▶ intake ─▶ follower (its thread): cgroups that came and went ─▶ placement
 //! loader::Kernel, intake, deliveries ─▶ ledger, status
 //! ```
 
@@ -16,10 +17,12 @@ mod desired;
 pub mod enrolment;
 mod event;
 mod flags;
+mod follower;
 mod intake;
 mod ledger;
 pub mod metrics;
 mod node;
+mod placement;
 mod policies;
 mod processes;
 mod programming;
@@ -39,5 +42,7 @@ pub use canary::Way;
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
 pub use redact::{NONE, REDACTED, RedactError, Redactor};
-pub use status::{ExecSourceStatus, FilterWithoutTable, Status, TableStatus};
+pub use status::{
+    CgroupStatus, ExecSourceStatus, FilterWithoutTable, IoUringStatus, Status, TableStatus,
+};
 pub use text::lossless;

@@ -1,7 +1,6 @@
 //! One node's pipeline, from loading to drain.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -19,28 +18,24 @@ use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
     Accounts, Batch, FilterWithoutTable, Item, Redactor, Status,
-    assignment::Assignment,
     canary::Canaries,
-    cgroups::{self, Cgroup},
     counters::counters,
-    desired::{Desired, Selection},
     event::Origin,
+    follower::{self, Changes, Core},
     intake::Intake,
     ledger,
+    placement::Placement,
     policies::Policies,
     processes::Processes,
     readiness::Readiness,
     seed,
-    status::{ExecSourceStatus, TableStatus},
+    status::{CgroupStatus, ExecSourceStatus, IoUringStatus, TableStatus},
     suppressed, waiting,
 };
 
 /// Batches between the reader and the consumer. When all are full the reader waits, the rings
 /// fill, and what is lost is lost (and counted) in the kernel.
 const QUEUE: usize = 64;
-/// Passes over the cgroup tree until one changes nothing; a tree that never rests is left to the
-/// next sweep.
-const PASSES: u32 = 5;
 
 /// What can go wrong in the pipeline.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +59,17 @@ pub enum AgentError {
     #[error("cannot list the processes in /proc: {0}")]
     Proc(String),
     /// A thread could not be started.
-    #[error("cannot start the ring buffer reader's thread")]
-    Thread(#[source] std::io::Error),
+    #[error("cannot start the thread `{name}`")]
+    Thread {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The reader could not be told to end.
+    #[error("cannot end the ring buffer reader")]
+    Stop(#[source] std::io::Error),
     /// The reader's thread panicked.
     #[error("the ring buffer reader's thread panicked")]
     ReaderPanicked,
@@ -84,23 +88,14 @@ pub struct NodeOptions {
     pub redactor: Redactor,
 }
 
-/// The filters, and what they have become in the kernel.
-struct Policy {
-    selection: Selection,
-    assignment: Assignment,
-    /// What the last look at the tree made it.
-    applied: Option<Desired>,
-    /// Limits that nobody used at the last sweep.
-    idle: HashSet<BucketKey>,
-}
-
 /// A running node.
 pub struct Node {
-    kernel: Mutex<Kernel>,
-    policy: Mutex<Policy>,
+    core: Arc<Core>,
     stop: StopHandle,
     received: Arc<ReaderCounters>,
     reader: Mutex<Option<JoinHandle<Result<(), LoadError>>>>,
+    /// Ends after the reader.
+    follower: Mutex<Option<JoinHandle<()>>>,
     /// For what is told at the end; the receiver ends when it goes.
     out: Mutex<Option<SyncSender<Batch>>>,
     origin: Arc<Origin>,
@@ -142,27 +137,26 @@ impl Node {
         for _ in &older {
             accounts.add_synthetic();
         }
-        let mut policy = Policy {
-            selection: Selection::new(options.filters.clone(), arch),
-            assignment: Assignment::new(arch, policies),
-            applied: None,
-            idle: HashSet::new(),
-        };
-        program(&mut policy, &mut kernel)?;
+        let mut placement = Placement::new(options.filters.clone(), policies);
+        placement.program(&mut kernel)?;
+        let core = Arc::new(Core::new(kernel, placement));
+        let (changes, changed) = Changes::new();
+        let follower = follower::spawn(Arc::clone(&core), changed)?;
         let intake = Intake::new(
             Arc::clone(&origin),
             processes,
             Arc::clone(&canaries),
             Arc::clone(&accounts),
             out.clone(),
+            changes,
         );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
-            kernel: Mutex::new(kernel),
-            policy: Mutex::new(policy),
+            core,
             stop,
             received,
             reader: Mutex::new(Some(reader)),
+            follower: Mutex::new(Some(follower)),
             out: Mutex::new(Some(out)),
             origin,
             accounts,
@@ -194,12 +188,13 @@ impl Node {
     /// # Errors
     /// What keeps it from being programmed; what could be programmed then is.
     pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
-        let mut policy = self.policy();
-        policy.selection = Selection::new(filters, Arch::host());
-        let programmed = program(&mut policy, &mut self.kernel());
+        let programmed = self
+            .core
+            .placement()
+            .replace(filters, &mut self.core.kernel());
         self.readiness
             .note_policy(programmed.as_ref().err().map(ToString::to_string));
-        programmed.map(drop)
+        programmed
     }
 
     /// Looks at the cgroup tree again, for new cgroups that a filter names; tells what limits left
@@ -209,39 +204,17 @@ impl Node {
     /// # Errors
     /// As [`Node::apply`].
     pub fn sweep(&self) -> Result<(), AgentError> {
-        let mut policy = self.policy();
+        let mut placement = self.core.placement();
         let mut kernel = self.kernel();
         kernel.sweep_exits()?;
         let buckets = kernel.buckets()?;
         self.tell_suppressed(&buckets);
-        // After the buckets: a cgroup that was made meanwhile is not taken for one that is gone.
-        let tree = if policy.selection.names_cgroups() || kernel.has_bound_cgroups() {
-            program(&mut policy, &mut kernel)?
-        } else {
-            None
-        };
-        let alive: Option<HashSet<u64>> = tree
-            .or_else(|| cgroups::walk(&cgroups::mount().filter(|_| !buckets.is_empty())?).ok())
-            .map(|tree| tree.iter().map(|cgroup| cgroup.id).collect());
-        let generations = kernel.generations();
-        let idle: HashSet<BucketKey> = buckets
-            .iter()
-            .filter(|(key, bucket)| {
-                let is_gone = alive
-                    .as_ref()
-                    .is_some_and(|alive| !alive.contains(&key.cgroup_id));
-                (is_gone || !generations.contains(&key.generation))
-                    && self.origin.suppressed.is_told(*key, bucket.suppressed)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        // Not at once: a program that began before the policy changed may still add to it.
-        for key in idle.intersection(&policy.idle) {
-            kernel.remove_bucket(*key);
-            self.origin.suppressed.end(*key);
-        }
-        policy.idle = idle;
-        Ok(())
+        placement.sweep(&buckets, &self.origin.suppressed, &mut kernel)
+    }
+
+    /// The path of a living cgroup from the root of the cgroup v2 mount, by its id.
+    pub fn cgroup_path(&self, id: u64) -> Option<String> {
+        self.core.placement().tree().path(id).map(ToOwned::to_owned)
     }
 
     /// Sends what limits left out and no event has told. What the consumer has no room for is told
@@ -272,8 +245,9 @@ impl Node {
     /// # Errors
     /// A program that could not be detached, or a reader that failed.
     pub fn drain(&self) -> Result<(), AgentError> {
+        self.core.placement().close();
         self.kernel().detach()?;
-        self.stop.stop().map_err(AgentError::Thread)?;
+        self.stop.stop().map_err(AgentError::Stop)?;
         let reader = self
             .reader
             .lock()
@@ -284,6 +258,14 @@ impl Node {
             Some(Ok(result)) => result.map_err(AgentError::from),
             Some(Err(_)) => Err(AgentError::ReaderPanicked),
         };
+        let follower = self
+            .follower
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if follower.is_some_and(|follower| follower.join().is_err()) {
+            tracing::error!("the thread that follows cgroups panicked");
+        }
         let told = self.tell_rest();
         read.and(told)
     }
@@ -358,11 +340,12 @@ impl Node {
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
         let ledger = self.ledger()?;
-        let policy = self.policy();
+        let placement = self.core.placement();
         let kernel = self.kernel();
+        let counts = kernel.counts()?;
         let (ring_shards, ring_bytes) = kernel.rings();
-        let half = &policy.selection.default().native;
-        let summary = policy.assignment.summary();
+        let half = &placement.default().native;
+        let summary = placement.summary();
         Ok(Status {
             version: version.to_owned(),
             pid: kernel.tgid(),
@@ -375,6 +358,16 @@ impl Node {
             older_processes: self.older_processes.to_owned(),
             sys_enter_attached: kernel.is_sys_enter_attached(),
             sys_exit_attached: kernel.is_sys_exit_attached(),
+            io_uring: IoUringStatus {
+                tracepoint: kernel.io_uring_tracepoint(),
+                attached: kernel.is_io_uring_attached(),
+                operations: counts
+                    .operations
+                    .iter()
+                    .map(|count| count.operations)
+                    .sum::<u64>()
+                    + counts.operations_overflow,
+            },
             tables: TableStatus {
                 capacity: kernel.table_capacity(),
                 live: kernel.tables_in_use(),
@@ -392,12 +385,17 @@ impl Node {
                 generation: summary.generation,
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
-                filters: policy
-                    .selection
+                filters: placement
                     .filters()
                     .iter()
                     .map(|filter| filter.name().to_string())
                     .collect(),
+            },
+            cgroups: CgroupStatus {
+                known: placement.tree().len(),
+                foretold: summary.names,
+                untold: counts.cgroup_changes_overflow,
+                without_room: counts.cgroups_overflow,
             },
             ring_shards,
             ring_bytes,
@@ -408,44 +406,9 @@ impl Node {
         })
     }
 
-    fn policy(&self) -> MutexGuard<'_, Policy> {
-        // A panic while it was held left at worst a policy half programmed; the next one is whole.
-        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {
-        // A panic while it was held left at worst a map half read.
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.kernel()
     }
-}
-
-/// Makes the filters the policy of every cgroup, until the tree is as it was at the look before.
-/// Returns the tree, where a filter made it look.
-fn program(policy: &mut Policy, kernel: &mut Kernel) -> Result<Option<Vec<Cgroup>>, AgentError> {
-    let mut tree = None;
-    // Nothing, while it is not known how far an error let it come.
-    let mut before = policy.applied.take();
-    for _ in 0..PASSES {
-        if policy.selection.names_cgroups() {
-            let mount = cgroups::mount().ok_or(AgentError::NoCgroups)?;
-            tree = Some(cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
-                mount: mount.display().to_string(),
-                error,
-            })?);
-        }
-        let desired = policy
-            .selection
-            .desired(tree.as_deref().unwrap_or_default());
-        // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
-        // may have come free.
-        policy.assignment.apply(&desired, kernel)?;
-        if before.as_ref() == Some(&desired) {
-            policy.applied = before;
-            break;
-        }
-        before = Some(desired);
-    }
-    Ok(tree)
 }
 
 fn exec_source(attached: bool) -> ExecSourceStatus {
@@ -502,7 +465,10 @@ fn spawn(
             drop(out);
             reader.run(&mut intake)
         })
-        .map_err(AgentError::Thread)
+        .map_err(|error| AgentError::Thread {
+            name: "ring-reader",
+            error,
+        })
 }
 
 /// New and ordered at every start of a node's agent: microseconds since 1970.

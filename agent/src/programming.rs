@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use ebpf_hello_loader::{
     ConditionSpec, HalfSpec, Handler, SlotSpec, TableSpec,
-    abi::{Decode, NO_ARGUMENT, SlotFlags},
+    abi::{Decode, NO_ARGUMENT, Opcodes, SlotFlags},
 };
 use ebpf_hello_policy::{
     self as policy, BinaryPattern, DefaultAction, FilterName, Half, Slot, Table, UidRange,
     decode::{self, Direction, Flags, TimeLayout, TimerCall},
+    io_uring,
     syscall::Names,
 };
 
@@ -20,7 +21,26 @@ pub(crate) fn table_spec(table: &Table, arch: policy::Arch) -> TableSpec {
     TableSpec {
         native: half_spec(&table.native, arch, policy::Abi::Native, &mut buckets),
         compat: half_spec(&table.compat, arch, policy::Abi::Compat, &mut buckets),
+        io_uring: operations(&table.native, arch),
     }
+}
+
+/// The io_uring operations that do what the table's calls do.
+fn operations(half: &Half, arch: policy::Arch) -> Opcodes {
+    let wanted = |call: &str| {
+        let number = policy::syscall::number(arch, policy::Abi::Native, call);
+        match number.and_then(|number| half.slots.get(&number)) {
+            Some(slot) => slot.handler != policy::Handler::Ignore,
+            None => number.is_some() && half.default.action != DefaultAction::Ignore,
+        }
+    };
+    let mut opcodes = Opcodes::default();
+    for opcode in io_uring::opcodes(wanted) {
+        if let Some(word) = opcodes.get_mut(usize::from(opcode / 64)) {
+            *word |= 1 << (opcode % 64);
+        }
+    }
+    opcodes
 }
 
 /// A rule of a filter.
@@ -122,8 +142,7 @@ fn slot_spec<'t>(
         };
     }
     if slot.denied {
-        // A call that was entered must be known as such at its sys_exit.
-        spec.flags |= SlotFlags::DENIED | if exec { 0 } else { SlotFlags::JOIN };
+        spec.flags |= SlotFlags::DENIED;
     }
     if exec {
         spec.decode = if name == "execveat" {
@@ -140,7 +159,14 @@ fn slot_spec<'t>(
                 spec.flags |= SlotFlags::JOIN;
             }
         }
-        Some(decode::Decode::Path { path, dirfd, flags }) => {
+        Some(decode::Decode::Path {
+            path,
+            dirfd,
+            flags,
+            new,
+        }) => {
+            spec.fourth = new.map_or(NO_ARGUMENT, |new| new.path);
+            spec.fifth = new.and_then(|new| new.dirfd).unwrap_or(NO_ARGUMENT);
             spec.pointer = path;
             spec.second = dirfd.unwrap_or(NO_ARGUMENT);
             spec.third = match flags {
@@ -163,6 +189,7 @@ fn slot_spec<'t>(
                 spec.flags |= SlotFlags::ADDRESS_OUT | SlotFlags::JOIN;
             }
         }
+        Some(decode::Decode::Socketcall) => spec.decode = Decode::Socketcall,
         None => {}
     }
     spec
@@ -298,7 +325,24 @@ mod tests {
         );
         assert_eq!(
             flags("  - {syscalls: [getppid], handler: Trace, denied: true}\n"),
-            SlotFlags::JOIN | SlotFlags::DENIED
+            SlotFlags::DENIED
+        );
+    }
+
+    #[test]
+    fn operations_are_those_of_the_calls_that_rules_name() {
+        let opcodes = |rule: &str| spec(rule).io_uring;
+        assert_eq!(
+            opcodes("  - {syscalls: [getppid], handler: Trace}\n"),
+            [0; 4]
+        );
+        assert_eq!(
+            opcodes("  - {syscalls: [openat], handler: Path}\n"),
+            [1 << 18, 0, 0, 0]
+        );
+        assert_eq!(
+            opcodes("  - {syscalls: [openat], handler: Ignore}\n"),
+            [0; 4]
         );
     }
 
@@ -307,5 +351,10 @@ mod tests {
         let slot = spec("  - {syscalls: [openat], handler: Path}\n");
         let slot = only(&slot.native);
         assert_eq!((slot.pointer, slot.second, slot.third), (1, 0, 2));
+        assert_eq!((slot.fourth, slot.fifth), (NO_ARGUMENT, NO_ARGUMENT));
+        let slot = spec("  - {syscalls: [linkat], handler: Path}\n");
+        let slot = only(&slot.native);
+        assert_eq!((slot.pointer, slot.second, slot.third), (1, 0, 4));
+        assert_eq!((slot.fourth, slot.fifth), (3, 2));
     }
 }

@@ -7,12 +7,11 @@ use std::{
     path::Path,
 };
 
-use ebpf_hello_loader::{Kernel, ProcessAge};
+use ebpf_hello_loader::{Kernel, ProcessAge, cgroup_mount};
 use ebpf_hello_proto::v1::{self, Event, event::Kind};
 use procfs::process::{Process, all_processes};
 
 use crate::{
-    cgroups,
     event::{Origin, exec_id},
     node::AgentError,
     processes::Processes,
@@ -45,7 +44,7 @@ pub(crate) fn seed(
     mut found: impl FnMut(Event),
 ) -> Result<(), AgentError> {
     let wall = Wall::now();
-    let cgroups = cgroups::mount();
+    let cgroups = cgroup_mount();
     let own = file_identity(Path::new("/proc/self/exe")).ok();
     let listed = all_processes().map_err(|error| AgentError::Proc(error.to_string()))?;
     for process in listed.flatten() {

@@ -30,8 +30,12 @@ pub struct Status {
     pub sys_enter_attached: bool,
     /// Whether any policy wants what system calls return.
     pub sys_exit_attached: bool,
+    /// io_uring, which passes system calls by.
+    pub io_uring: IoUringStatus,
     /// Tables.
     pub tables: TableStatus,
+    /// Cgroups.
+    pub cgroups: CgroupStatus,
     /// Ring buffers in use.
     pub ring_shards: u32,
     /// Bytes of each.
@@ -54,6 +58,33 @@ pub struct ExecSourceStatus {
     pub source: &'static str,
     /// Why this one.
     pub reason: &'static str,
+}
+
+/// Operations of io_uring, which are no system calls and do what those do.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IoUringStatus {
+    /// Where they are counted; absent where this kernel has no such place.
+    pub tracepoint: Option<&'static str>,
+    /// Whether any policy wants a call that there is an operation for.
+    pub attached: bool,
+    /// Operations counted so far.
+    pub operations: u64,
+}
+
+/// Cgroups of version 2.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupStatus {
+    /// Those that are there.
+    pub known: usize,
+    /// Those that a filter spells out: they have its policy from their first process on.
+    pub foretold: usize,
+    /// Times one came or went while a ring buffer had no room to say so: found by the next sweep.
+    pub untold: u64,
+    /// Those that found no room for their parent's policy, and so had the default's until the next
+    /// sweep.
+    pub without_room: u64,
 }
 
 /// Tail-call tables.

@@ -48,9 +48,12 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
                 number: join.number,
                 directory: 0,
                 path_length: 0,
+                new_path_length: 0,
+                new_directory: 0,
                 has: 0,
             },
             path: b"",
+            new_path: b"",
         })),
         Handler::Sock => make(Record::Sock(&SockRecord {
             header,
@@ -58,7 +61,7 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
             number: join.number,
             descriptor: join.arguments[0] as i32,
             address_length: 0,
-            padding: 0,
+            call: u32::from(join.parameters.call),
         })),
         _ => return None,
     };

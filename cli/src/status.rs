@@ -151,8 +151,10 @@ fn text(status: &Value) -> anyhow::Result<String> {
          exits        {}\n\
          older        {}\n\
          sys_enter    {}\n\
+         io_uring     {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
+         cgroups      {} known, {} foretold by a filter; {} changes untold, {} without room\n\
          ready        {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
@@ -168,6 +170,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
         } else {
             "detached: no policy wants a system call"
         },
+        io_uring(status),
         get("/tables/live"),
         get("/tables/capacity"),
         get("/tables/outcomes"),
@@ -176,6 +179,10 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/tables/slots"),
         get("/tables/default"),
         get("/tables/filters"),
+        get("/cgroups/known"),
+        get("/cgroups/foretold"),
+        get("/cgroups/untold"),
+        get("/cgroups/withoutRoom"),
         ready(status),
         get("/ringShards"),
         get("/ringBytes"),
@@ -228,6 +235,20 @@ fn text(status: &Value) -> anyhow::Result<String> {
         ["id", "name", "type", "maxEntries", "memory"],
     ));
     Ok(text)
+}
+
+fn io_uring(status: &Value) -> String {
+    let get = |path: &str| status.pointer(path);
+    match (get("/ioUring/tracepoint"), get("/ioUring/attached")) {
+        (None | Some(Value::Null), _) => {
+            "not told by this kernel: operations are not counted".into()
+        }
+        (_, Some(Value::Bool(true))) => {
+            let operations = show(get("/ioUring/operations"));
+            format!("{operations} operations, counted and not reported")
+        }
+        _ => "not counted: no policy wants a call that has an operation".into(),
+    }
 }
 
 /// `yes`, or what is missing.

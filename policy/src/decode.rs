@@ -23,8 +23,8 @@ pub enum Decode {
         /// How the times it points to are laid out.
         time: TimeLayout,
     },
-    /// A call that takes a path. Of two paths (rename, link) it is the existing file's; of a
-    /// symlink it is the link's, because its target is only text.
+    /// A call that takes a path, or two of them (rename, link, symlink), in its own order: of a
+    /// symlink the first is the text that the link holds.
     Path {
         /// The argument that points to the NUL-terminated path.
         path: u8,
@@ -32,6 +32,8 @@ pub enum Decode {
         dirfd: Option<u8>,
         /// Where the flags are; `None`: the call has none.
         flags: Option<Flags>,
+        /// The second path; `None`: the call has none.
+        new: Option<NewPath>,
     },
     /// A call that takes a socket address.
     Sock {
@@ -43,7 +45,13 @@ pub enum Decode {
         /// Whether the caller or the kernel fills the address in.
         direction: Direction,
     },
+    /// ia32's `socketcall`: which call it is, and so where its address is, is known when it is made.
+    Socketcall,
 }
+
+/// ia32's one door to all socket calls: which of them is its first argument, and the second points
+/// to theirs.
+const SOCKETCALL: &str = "socketcall";
 
 /// The timer calls, with tags that never change: the kernel side switches on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -84,6 +92,16 @@ pub enum TimeLayout {
     /// Four signed 32-bit words (`old_itimerspec32`, `old_itimerval32`): the older calls of a
     /// 32-bit ABI.
     Narrow = 1,
+}
+
+/// The path that a call makes beside the one it has. Argument numbers, as in [`Decode::Path`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewPath {
+    /// The argument that points to it.
+    pub path: u8,
+    /// The argument that is the directory it starts from; `None`: the working directory.
+    pub dirfd: Option<u8>,
 }
 
 /// Where a path call's flags are.
@@ -135,25 +153,63 @@ const SOCK: &[(&str, u8, u8, Direction)] = &[
 ];
 
 const fn at(path: u8) -> Shape {
-    (path, None, None)
+    (path, None, None, None)
 }
 const fn flagged(path: u8, flags: u8) -> Shape {
-    (path, None, Some(Flags::Argument(flags)))
+    (path, None, Some(Flags::Argument(flags)), None)
 }
 const fn below(dirfd: u8, path: u8) -> Shape {
-    (path, Some(dirfd), None)
+    (path, Some(dirfd), None, None)
 }
 const fn below_flagged(dirfd: u8, path: u8, flags: u8) -> Shape {
-    (path, Some(dirfd), Some(Flags::Argument(flags)))
+    (path, Some(dirfd), Some(Flags::Argument(flags)), None)
 }
-type Shape = (u8, Option<u8>, Option<Flags>);
+const fn two(path: u8, new: u8) -> Shape {
+    (
+        path,
+        None,
+        None,
+        Some(NewPath {
+            path: new,
+            dirfd: None,
+        }),
+    )
+}
+/// A symlink's text starts from no directory.
+const fn text(path: u8, new_dirfd: u8, new: u8) -> Shape {
+    (
+        path,
+        None,
+        None,
+        Some(NewPath {
+            path: new,
+            dirfd: Some(new_dirfd),
+        }),
+    )
+}
+const fn two_below(flags: Option<u8>) -> Shape {
+    let flags = match flags {
+        Some(number) => Some(Flags::Argument(number)),
+        None => None,
+    };
+    (
+        1,
+        Some(0),
+        flags,
+        Some(NewPath {
+            path: 3,
+            dirfd: Some(2),
+        }),
+    )
+}
+type Shape = (u8, Option<u8>, Option<Flags>, Option<NewPath>);
 
 const PATH: &[(&str, Shape)] = &[
     // opening and creating
     ("open", flagged(0, 1)),
     ("creat", at(0)),
     ("openat", below_flagged(0, 1, 2)),
-    ("openat2", (1, Some(0), Some(Flags::Pointee(2)))),
+    ("openat2", (1, Some(0), Some(Flags::Pointee(2)), None)),
     ("mknod", at(0)),
     ("mknodat", below(0, 1)),
     ("mkdir", at(0)),
@@ -163,13 +219,13 @@ const PATH: &[(&str, Shape)] = &[
     ("unlink", at(0)),
     ("unlinkat", below_flagged(0, 1, 2)),
     ("rmdir", at(0)),
-    ("rename", at(0)),
-    ("renameat", below(0, 1)),
-    ("renameat2", below_flagged(0, 1, 4)),
-    ("link", at(0)),
-    ("linkat", below_flagged(0, 1, 4)),
-    ("symlink", at(1)),
-    ("symlinkat", below(1, 2)),
+    ("rename", two(0, 1)),
+    ("renameat", two_below(None)),
+    ("renameat2", two_below(Some(4))),
+    ("link", two(0, 1)),
+    ("linkat", two_below(Some(4))),
+    ("symlink", two(0, 1)),
+    ("symlinkat", text(0, 1, 2)),
     ("readlink", at(0)),
     ("readlinkat", below(0, 1)),
     // attributes
@@ -260,12 +316,14 @@ pub fn decode(handler: Handler, abi: Abi, name: &str) -> Option<Decode> {
         Handler::Path => {
             PATH.iter()
                 .find(|(call, _)| *call == name)
-                .map(|(_, (path, dirfd, flags))| Decode::Path {
+                .map(|(_, (path, dirfd, flags, new))| Decode::Path {
                     path: *path,
                     dirfd: *dirfd,
                     flags: *flags,
+                    new: *new,
                 })
         }
+        Handler::Sock if name == SOCKETCALL => Some(Decode::Socketcall),
         Handler::Sock => {
             SOCK.iter()
                 .find(|(call, ..)| *call == name)
@@ -299,7 +357,10 @@ pub fn accepted_calls(handler: Handler) -> Option<Vec<&'static str>> {
         Handler::Exec => Some(EXEC_CALLS.to_vec()),
         Handler::Timer => Some(TIMER.iter().map(|(name, ..)| *name).collect()),
         Handler::Path => Some(PATH.iter().map(|(name, _)| *name).collect()),
-        Handler::Sock => Some(SOCK.iter().map(|(name, ..)| *name).collect()),
+        Handler::Sock => {
+            let calls = SOCK.iter().map(|(name, ..)| *name);
+            Some(calls.chain([SOCKETCALL]).collect())
+        }
         Handler::Trace | Handler::Count | Handler::Ignore => None,
     }
 }
@@ -308,12 +369,13 @@ pub fn accepted_calls(handler: Handler) -> Option<Vec<&'static str>> {
 
 impl Decode {
     /// A stable tag for the kernel side: the timer call's own (1 to 9), 16 for a path, 32 for an
-    /// address the caller gives, 33 for one the kernel gives.
+    /// address the caller gives, 33 for one the kernel gives, 34 for a socketcall.
     pub const fn tag(self) -> u8 {
         match self {
             Decode::Timer { call, .. } => call as u8,
             Decode::Path { .. } => 16,
             Decode::Sock { direction, .. } => 32 + direction as u8,
+            Decode::Socketcall => 34,
         }
     }
 }
@@ -346,11 +408,15 @@ mod tests {
 
     #[test]
     fn an_argument_is_one_of_six() {
-        for (name, (path, dirfd, flags)) in PATH {
+        for (name, (path, dirfd, flags, new)) in PATH {
             let flags = flags.map(|f| match f {
                 Flags::Argument(n) | Flags::Pointee(n) => n,
             });
-            let used: Vec<u8> = [Some(*path), *dirfd, flags].into_iter().flatten().collect();
+            let (new, new_dirfd) = (new.map(|new| new.path), new.and_then(|new| new.dirfd));
+            let used: Vec<u8> = [Some(*path), *dirfd, flags, new, new_dirfd]
+                .into_iter()
+                .flatten()
+                .collect();
             assert!(used.iter().all(|n| *n < 6), "{name}");
             assert_eq!(
                 used.iter().collect::<BTreeSet<_>>().len(),

@@ -130,6 +130,12 @@ impl Filter {
         path.is_some_and(|path| glob.selects(path))
     }
 
+    /// The one name that its `matchCgroup` asks for in the cgroup at `parent`: its last part, where
+    /// that is literal and what stands before it matches `parent`.
+    pub fn cgroup_name_in(&self, parent: &str) -> Option<&str> {
+        self.cgroup.as_ref()?.name_in(parent)
+    }
+
     /// Whether no namespaced filter may weaken it.
     pub(crate) fn is_protected(&self) -> bool {
         matches!(

@@ -20,6 +20,7 @@ mod explain;
 mod filter;
 pub mod group;
 mod handler;
+pub mod io_uring;
 mod nearest;
 mod node;
 mod problem;

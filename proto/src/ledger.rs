@@ -5,73 +5,45 @@
 
 use crate::v1::{HandlerLedger, Ledger, LostCount, SuppressedCount};
 
-impl Ledger {
-    /// Events left out on request, over all reasons.
-    #[must_use]
-    pub fn suppressed_total(&self) -> u64 {
-        suppressed_total(&self.suppressed)
-    }
+/// The whole and each of its rows have the same fields, and the same equation.
+macro_rules! equation {
+    ($($ledger:ty)+) => {
+        $(impl $ledger {
+            /// Events left out on request, over all reasons.
+            #[must_use]
+            pub fn suppressed_total(&self) -> u64 {
+                suppressed_total(&self.suppressed)
+            }
 
-    /// Events lost, over all stages and reasons.
-    #[must_use]
-    pub fn lost_total(&self) -> u64 {
-        lost_total(&self.lost)
-    }
+            /// Events lost, over all stages and reasons.
+            #[must_use]
+            pub fn lost_total(&self) -> u64 {
+                lost_total(&self.lost)
+            }
 
-    /// `seen` less everything that became of it: 0 when the ledger balances, positive when events
-    /// are unaccounted for, negative when some were counted twice.
-    ///
-    /// Exact once the pipeline is drained; while it runs the counters are read one after another
-    /// and may be apart by what moved between two reads.
-    #[must_use]
-    pub fn imbalance(&self) -> i128 {
-        imbalance(
-            self.seen,
-            &[
-                self.delivered,
-                self.counted,
-                self.suppressed_total(),
-                self.self_,
-                self.canary,
-                self.table_miss,
-                self.lost_total(),
-                self.in_flight,
-            ],
-        )
-    }
+            /// `seen` less everything that became of it: 0 when the ledger balances, positive when
+            /// events are unaccounted for, negative when some were counted twice.
+            ///
+            /// Exact once the pipeline is drained; while it runs the counters are read one after
+            /// another and may be apart by what moved between two reads.
+            #[must_use]
+            pub fn imbalance(&self) -> i128 {
+                let fates = [
+                    self.delivered,
+                    self.counted,
+                    self.suppressed_total(),
+                    self.self_,
+                    self.canary,
+                    self.table_miss,
+                    self.lost_total(),
+                    self.in_flight,
+                ];
+                i128::from(self.seen) - fates.into_iter().map(i128::from).sum::<i128>()
+            }
+        })+
+    };
 }
-
-impl HandlerLedger {
-    /// Events left out on request, over all reasons.
-    #[must_use]
-    pub fn suppressed_total(&self) -> u64 {
-        suppressed_total(&self.suppressed)
-    }
-
-    /// Events lost, over all stages and reasons.
-    #[must_use]
-    pub fn lost_total(&self) -> u64 {
-        lost_total(&self.lost)
-    }
-
-    /// As [`Ledger::imbalance`], for this row.
-    #[must_use]
-    pub fn imbalance(&self) -> i128 {
-        imbalance(
-            self.seen,
-            &[
-                self.delivered,
-                self.counted,
-                self.suppressed_total(),
-                self.self_,
-                self.canary,
-                self.table_miss,
-                self.lost_total(),
-                self.in_flight,
-            ],
-        )
-    }
-}
+equation!(Ledger HandlerLedger);
 
 // The totals saturate: a ledger that came over the wire may hold any numbers.
 fn suppressed_total(rows: &[SuppressedCount]) -> u64 {
@@ -82,10 +54,6 @@ fn suppressed_total(rows: &[SuppressedCount]) -> u64 {
 fn lost_total(rows: &[LostCount]) -> u64 {
     rows.iter()
         .fold(0, |sum, row| sum.saturating_add(row.count))
-}
-
-fn imbalance(seen: u64, fates: &[u64]) -> i128 {
-    i128::from(seen) - fates.iter().copied().map(i128::from).sum::<i128>()
 }
 
 #[cfg(test)]

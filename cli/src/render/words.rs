@@ -213,7 +213,7 @@ fn span(span: Span) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebpf_hello_proto::v1::{Counters, Policy, event::Kind};
+    use ebpf_hello_proto::v1::{Counters, Path, Policy, event::Kind};
 
     fn words(kind: Kind, rule: u32) -> String {
         let event = Event {
@@ -277,6 +277,31 @@ mod tests {
             "another syscall openat"
         );
         assert_eq!(words(Kind::Syscall(call), 2), "openat");
+    }
+
+    #[test]
+    fn a_path_call_tells_every_path_it_has() {
+        let path = Path {
+            name: "renameat2".into(),
+            path: "a b".into(),
+            new_path: "/tmp/c".into(),
+            return_value: Some(-2),
+            ..Path::default()
+        };
+        assert_eq!(
+            words(Kind::Path(path), 1),
+            "renameat2 'a b' /tmp/c = -2 (No such file or directory)"
+        );
+        let unread = Path {
+            name: "openat".into(),
+            unreadable: true,
+            denied: true,
+            ..Path::default()
+        };
+        assert_eq!(
+            words(Kind::Path(unread), 1),
+            "openat (path unreadable) (refused by seccomp)"
+        );
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(crate) fn a_full_map_counts_the_rest_beside_it_and_the_sum_is_exact() {
                 .map(|number| (number, slot.clone()))
                 .collect(),
         },
-        compat: HalfSpec::default(),
+        ..TableSpec::default()
     };
     kernel.set_outcome(DEFAULT_OUTCOME, &table, 1).unwrap();
 

@@ -104,9 +104,7 @@ fn edit(arguments: &[&str], pause: Duration) -> Edited {
         let text = filter("edited", &cgroups[0], policy);
         fs::write(directory.join("filter.yaml"), text).unwrap();
         edits.push(now());
-        run.await_logs("the edit", number as usize, |line| {
-            line.contains("are applied")
-        });
+        run.await_log("the edit", |line| line.contains("are applied"));
         thread::sleep(pause);
     }
     let made = generators.map(Commanded::end);

@@ -64,7 +64,10 @@ impl Instance {
             stderr: child.stderr.take().map(Stream::read),
             child,
         };
-        instance.await_log("the start of `run`", |line| line.contains(READY));
+        // What was logged before it can still be waited for.
+        instance
+            .stderr()
+            .find_line("the start of `run`", 0, |line| line.contains(READY));
         instance
     }
 
@@ -73,19 +76,16 @@ impl Instance {
         self.child.id()
     }
 
-    /// Waits for a line on stderr.
+    /// Waits for a line on stderr, behind the one that was waited for last.
     pub(crate) fn await_log(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let stderr = self.stderr.as_ref().expect("stderr is piped in `start`");
-        stderr.await_line(what, fits)
+        self.stderr().await_line(what, fits)
     }
 
-    /// Waits until so many lines on stderr fit.
-    pub(crate) fn await_logs(&self, what: &str, count: usize, fits: impl Fn(&str) -> bool) {
-        let stderr = self.stderr.as_ref().expect("stderr is piped in `start`");
-        stderr.await_lines(what, count, fits);
+    fn stderr(&self) -> &Stream {
+        self.stderr.as_ref().expect("stderr is piped in `start`")
     }
 
-    /// Waits for a line on stdout, where that is piped.
+    /// Waits for a line on stdout, where that is piped, behind the one that was waited for last.
     pub(crate) fn await_output(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let stdout = self.stdout.as_ref().expect("stdout is piped in `run`");
         stdout.await_line(what, fits)

@@ -7,7 +7,7 @@
 //! machine's init.
 //!
 //! ```text
-//! processes  timers  counts  dispatch  loss  feedback  hostile  instances  refusals    what is proved
+//! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  socketcall  loss  feedback  hostile  instances  refusals    what is proved
 //! policies  edits  limits  exhaustion  returns  bench
 //! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
@@ -20,9 +20,11 @@
 
 mod bench;
 mod cgroup;
+mod cgroups;
 mod counts;
 mod dispatch;
 mod edits;
+mod entered;
 mod events;
 mod executable;
 mod exhaustion;
@@ -32,14 +34,18 @@ mod generator;
 mod hostile;
 mod instance;
 mod instances;
+mod io_uring;
 mod kernel_object;
 mod ledger;
 mod limits;
 mod loss;
+mod paths;
 mod policies;
 mod processes;
 mod refusals;
 mod returns;
+#[cfg(target_arch = "x86_64")]
+mod socketcall;
 mod stream;
 mod timers;
 
@@ -101,6 +107,17 @@ fn main() -> ExitCode {
         policies::a_child_made_under_a_filtered_cgroup_has_its_policy_at_once,
         policies::a_process_moved_into_a_filtered_cgroup_has_its_policy_at_once,
         policies::an_edited_filter_is_applied_and_a_mistake_leaves_the_last_good_one,
+        cgroups::a_new_cgroup_that_a_glob_matches_has_its_policy_before_the_next_sweep,
+        cgroups::a_cgroup_that_a_filter_spells_out_has_its_policy_from_its_first_call_on,
+        cgroups::a_bound_name_counts_in_its_parent_or_everywhere_and_every_change_is_told,
+        entered::a_call_that_sampling_leaves_out_is_not_told_as_refused,
+        #[cfg(target_arch = "x86_64")]
+        entered::a_call_that_finds_no_room_to_wait_is_told_once_and_not_as_refused,
+        io_uring::operations_of_a_call_that_a_rule_names_are_counted,
+        io_uring::the_tracepoint_is_attached_only_while_a_call_with_an_operation_is_wanted,
+        paths::rename_link_and_symlink_tell_both_paths,
+        #[cfg(target_arch = "x86_64")]
+        socketcall::a_socketcall_tells_call_socket_and_address_and_what_cannot_be_read,
         edits::two_hundred_edits_under_load_tear_no_event_and_leave_others_alone,
         edits::tables_that_are_refilled_at_once_tear_no_event,
         limits::a_rate_holds_in_every_second_for_each_cgroup_that_shares_it,

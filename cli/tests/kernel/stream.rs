@@ -26,6 +26,8 @@ struct Shared {
 struct Text {
     /// Without their newlines.
     lines: Vec<Vec<u8>>,
+    /// Those up to the last that was waited for.
+    seen: usize,
     ended: bool,
 }
 
@@ -53,34 +55,36 @@ impl Stream {
         }
     }
 
-    /// Waits for a line that fits; the test fails without one.
+    /// Waits for a line that fits, behind the one that was waited for last; the test fails without one.
     pub(crate) fn await_line(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        self.await_lines(what, 1, fits)
+        let seen = self.shared.lock().seen;
+        let (place, line) = self.find_line(what, seen, fits);
+        self.shared.lock().seen = place + 1;
+        line
     }
 
-    /// Waits until so many lines fit, and returns the last of them; the test fails without.
-    pub(crate) fn await_lines(
+    /// Waits for a line that fits, from line `first` on; returns which it is.
+    pub(crate) fn find_line(
         &self,
         what: &str,
-        count: usize,
+        first: usize,
         fits: impl Fn(&str) -> bool,
-    ) -> String {
+    ) -> (usize, String) {
         let deadline = Instant::now() + DEADLINE;
-        let (mut looked_at, mut found) = (0, 0);
+        let mut looked_at = first;
         let mut text = self.shared.lock();
         loop {
-            for line in &text.lines[looked_at..] {
+            for (place, line) in text.lines.iter().enumerate().skip(looked_at) {
                 let line = String::from_utf8_lossy(line);
-                found += usize::from(fits(&line));
-                if found == count {
-                    return line.into_owned();
+                if fits(&line) {
+                    return (place, line.into_owned());
                 }
             }
             looked_at = text.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !text.ended && !left.is_zero(),
-                "{what} did not come {count} times; what did:\n{}",
+                "{what} did not come; what did:\n{}",
                 text.shown()
             );
             text = self

@@ -71,10 +71,15 @@ pub struct Config {
     pub nesting_guard: u32,
     /// 1 to report exec, fork and exit; they are followed all the same.
     pub process_events: u32,
+    /// Offset of `task_struct.seccomp.mode`, or [`ABSENT`].
+    pub seccomp_mode: u32,
+    /// Which argument of the io_uring tracepoint is the opcode, or the `struct io_kiocb` that has
+    /// it; 0 to 3.
+    pub io_uring_argument: u32,
+    /// Offset of `io_kiocb.opcode`, or [`ABSENT`] where the argument is the opcode itself.
+    pub io_uring_opcode: u32,
     /// Native number of the system call that canaries make.
     pub canary_number: u32,
-    /// Always 0.
-    pub padding: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -90,11 +95,13 @@ impl Config {
         has_group_dead: 0,
         nesting_guard: 0,
         process_events: 1,
+        seccomp_mode: ABSENT,
+        io_uring_argument: 0,
+        io_uring_opcode: ABSENT,
         canary_number: u32::MAX,
-        padding: 0,
         layout: Layout::ABSENT,
     };
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
-const _: () = assert!(size_of::<Config>() == 48 + size_of::<Layout>());
+const _: () = assert!(size_of::<Config>() == 56 + size_of::<Layout>());

@@ -21,12 +21,14 @@ pub use identity::{NANOSECONDS_PER_TICK, exec_id};
 pub use ledger::{CpuLedger, FATES, Fate, HANDLERS, Handler};
 pub use names::{MAX_RING_SHARDS, RINGS, map, program};
 pub use record::{
-    ExecFlags, ExecRecord, ExitRecord, ForkRecord, Header, HeaderFlags, Join, PathRecord,
-    RecordKind, SOCKET_ADDRESS, SockRecord, SyscallRecord, TimerRecord,
+    CGROUP_RECORD_NAME, CgroupChange, CgroupRecord, ExecFlags, ExecRecord, ExitRecord, ForkRecord,
+    Header, HeaderFlags, Join, PathRecord, RecordKind, SOCKET_ADDRESS, SockRecord, SyscallRecord,
+    TimerRecord,
 };
 pub use table::{
     Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
-    CONDITION_UIDS, Condition, CountKey, Decode, Exe, MATCHED_PATH, NO_ARGUMENT, OUT_OF_RANGE,
-    OVERFLOWS, Outcome, Overflow, Process, SELF_HINTS, SLOTS_PER_ABI, SLOTS_PER_TABLE,
-    SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters, WhoAmI, bitmap_of, slot,
+    CONDITION_UIDS, CgroupName, Condition, CountKey, Decode, Exe, IO_URING, MATCHED_PATH,
+    NO_ARGUMENT, OUT_OF_RANGE, OVERFLOWS, Opcodes, Outcome, Overflow, Process, SELF_HINTS,
+    SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters,
+    THREAD_WORDS, THREADS, WhoAmI, bitmap_of, slot,
 };

@@ -34,6 +34,8 @@ pub mod program {
     pub const HANDLE_SOCK: &str = "handle_sock";
     /// Raw tracepoint `sys_exit`: joins return values and out-parameters, tells what seccomp refused.
     pub const SYS_EXIT: &str = "sys_exit";
+    /// Raw tracepoint `io_uring_submit_req`, or its predecessor: counts operations.
+    pub const IO_URING: &str = "io_uring_submit";
     /// Raw tracepoint `cgroup_mkdir`: a new cgroup has its policy before its first process.
     pub const CGROUP_MKDIR: &str = "cgroup_mkdir";
     /// Raw tracepoint `cgroup_rmdir`.
@@ -58,11 +60,13 @@ pub mod map {
     pub const PARAMETERS: &str = "PARAMETERS";
     /// Wanted system calls: union, native, compat; those that sys_exit looks at.
     pub const BITMAPS: &str = "BITMAPS";
+    /// Wanted io_uring opcodes, by table.
+    pub const IO_URING: &str = "IO_URING";
     /// Outcome id to packed table and generation.
     pub const OUTCOMES: &str = "OUTCOMES";
     /// cgroup v2 id to outcome id.
     pub const CGROUPS: &str = "CGROUPS";
-    /// Name of a cgroup directory that is yet to come to outcome id.
+    /// Parent and name of a cgroup directory that is yet to come to outcome id.
     pub const CGROUP_NAMES: &str = "CGROUP_NAMES";
     /// Who a slot is for.
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -74,6 +78,8 @@ pub mod map {
     pub const BUCKETS: &str = "BUCKETS";
     /// Calls that wait for their sys_exit, by thread.
     pub const JOINS: &str = "JOINS";
+    /// Threads that entered a call whose refusals are told, one bit for each.
+    pub const ENTERED: &str = "ENTERED";
     /// Per-CPU ledger.
     pub const LEDGER: &str = "LEDGER";
     /// Calls per cgroup, generation and number.

@@ -18,6 +18,8 @@ pub enum RecordKind {
     Path = 6,
     /// [`SockRecord`].
     Sock = 7,
+    /// [`CgroupRecord`], the one kind without a [`Header`].
+    Cgroup = 8,
 }
 
 macro_rules! record {
@@ -214,7 +216,7 @@ record! {
 }
 
 record! {
-    /// A call that takes a path. Followed by the path without its NUL.
+    /// A call that takes a path, or two. Followed by the path and the second path, without NULs.
     pub struct PathRecord {
         /// The caller.
         pub header: Header,
@@ -226,9 +228,13 @@ record! {
         pub directory: i32,
         /// Bytes of the path.
         pub path_length: u32,
-        /// Bit 0: the call has a directory descriptor; bit 1: flags.
+        /// Bytes of the second path.
+        pub new_path_length: u32,
+        /// Directory descriptor of the second path, where the slot has one; `AT_FDCWD` otherwise.
+        pub new_directory: i32,
+        /// Bit 0: the call has a directory descriptor; bit 1: flags; bit 2: one for the second path.
         pub has: u32,
-    } size 144
+    } size 152
 }
 
 /// Bytes of a socket address that are kept: `struct sockaddr_storage`.
@@ -247,9 +253,41 @@ record! {
         pub descriptor: i32,
         /// Bytes of the address; 0 where the call gave none.
         pub address_length: u32,
+        /// Which call a socketcall is (`include/uapi/linux/net.h`); 0 for other calls.
+        pub call: u32,
+    } size 264
+}
+
+/// What became of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum CgroupChange {
+    /// Its directory was made.
+    Made = 1,
+    /// Its directory was removed.
+    Removed = 2,
+}
+
+/// Bytes of a cgroup directory's name, its NUL included: `NAME_MAX` and one.
+pub const CGROUP_RECORD_NAME: usize = 256;
+
+record! {
+    /// A cgroup v2 directory came or went. For user space alone, no event: it takes no sequence
+    /// number and is in no cell of the ledger.
+    pub struct CgroupRecord {
+        /// [`RecordKind::Cgroup`].
+        pub kind: u16,
+        /// A [`CgroupChange`].
+        pub change: u16,
         /// Zero.
         pub padding: u32,
-    } size 264
+        /// Its cgroup v2 id, never used again.
+        pub id: u64,
+        /// The id of the cgroup it is in.
+        pub parent: u64,
+        /// The directory's name, NUL-padded.
+        pub name: [u8; CGROUP_RECORD_NAME],
+    } size 280
 }
 
 record! {

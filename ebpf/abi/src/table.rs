@@ -41,6 +41,11 @@ pub const fn bitmap_of(abi: u32) -> u32 {
     1 + abi
 }
 
+/// The place of an [`Abi`] in a [`CountKey`] whose number is an io_uring opcode.
+pub const IO_URING: u8 = 2;
+/// One bit for each io_uring opcode, which is a byte.
+pub type Opcodes = [u64; 4];
+
 /// A table and its generation in one word, so that one store flips both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -117,6 +122,8 @@ pub enum Decode {
     Execve = 11,
     /// `execveat(dirfd, path, argv, …)`.
     Execveat = 12,
+    /// `socketcall(call, arguments)` (ia32).
+    Socketcall = 13,
 }
 
 /// An argument number that says the call has no such argument.
@@ -129,7 +136,8 @@ impl SlotFlags {
     /// The event waits for sys_exit: its rule asks for the return value, or the call's result is
     /// an out-parameter.
     pub const JOIN: u8 = 1;
-    /// Calls that seccomp refused are reported too.
+    /// Calls that seccomp refused are reported too. Who enters such a call is noted, because at
+    /// its sys_exit nothing else tells the two apart.
     pub const DENIED: u8 = 2;
     /// The flags argument points to the flags.
     pub const FLAGS_POINTEE: u8 = 4;
@@ -176,8 +184,12 @@ pub struct SlotParameters {
     pub second: u8,
     /// Which argument is the flags.
     pub third: u8,
-    /// Zero.
-    pub padding: u32,
+    /// Which argument is the second path.
+    pub fourth: u8,
+    /// Which argument is the second path's directory descriptor.
+    pub fifth: u8,
+    /// Which call a socketcall is (`include/uapi/linux/net.h`), once it was made; 0 in a slot.
+    pub call: u16,
 }
 
 /// Users that a condition can name.
@@ -249,6 +261,25 @@ pub struct Bucket {
 /// Length of a cgroup directory's name that outcomes can be bound to, its NUL included.
 pub const CGROUP_NAME: usize = 128;
 
+/// A cgroup directory that is yet to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct CgroupName {
+    /// cgroup v2 id of the directory it will be in; 0 for any.
+    pub parent: u64,
+    /// Its name, NUL-padded.
+    pub name: [u8; CGROUP_NAME],
+}
+
+/// Thread ids there can be: `PID_MAX_LIMIT` of 64-bit kernels (`include/linux/threads.h`).
+pub const THREADS: u32 = 1 << 22;
+/// Words that hold one bit for each of them.
+pub const THREAD_WORDS: u32 = THREADS / 64;
+
 /// The `number` under which calls out of range are counted.
 pub const OUT_OF_RANGE: u16 = u16::MAX;
 
@@ -264,9 +295,9 @@ pub struct CountKey {
     pub cgroup_id: u64,
     /// Policy generation that counted it; 0 for calls out of range, which no policy chose.
     pub generation: u64,
-    /// System call number, or [`OUT_OF_RANGE`].
+    /// System call number, or [`OUT_OF_RANGE`], or io_uring opcode.
     pub number: u16,
-    /// An [`Abi`].
+    /// An [`Abi`], or [`IO_URING`].
     pub abi: u8,
     /// Zero.
     pub padding: [u8; 5],
@@ -286,10 +317,14 @@ pub enum Overflow {
     Cgroups = 3,
     /// Calls whose rate limit or sampling found no room; they count as suppressed.
     Buckets = 4,
+    /// Cgroups that came or went while a ring buffer had no room to say so.
+    CgroupChanges = 5,
+    /// io_uring operations.
+    IoUring = 6,
 }
 
 /// How many overflow cells there are.
-pub const OVERFLOWS: u32 = 5;
+pub const OVERFLOWS: u32 = 7;
 
 /// What is remembered of a living process, by its tgid in the initial PID namespace.
 #[derive(Clone, Copy, Debug, Default)]
@@ -369,6 +404,7 @@ const _: () = assert!(size_of::<SlotParameters>() == 32);
 const _: () = assert!(size_of::<Condition>() == 136);
 const _: () = assert!(size_of::<BinaryKey>() == 252);
 const _: () = assert!(size_of::<Bucket>() == 24);
+const _: () = assert!(size_of::<CgroupName>() == 136);
 const _: () = assert!(size_of::<CountKey>() == 24);
 const _: () = assert!(size_of::<Process>() == 48);
 const _: () = assert!(size_of::<WhoAmI>() == 32);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
-use crate::CallArguments;
+use crate::{CallArguments, permission};
 
 /// System calls to make.
 #[derive(Clone, Debug)]
@@ -77,6 +77,9 @@ impl Number {
 /// Makes every call `count` times in every thread.
 pub(crate) fn call(arguments: &CallArguments) -> anyhow::Result<Value> {
     enter(arguments.cgroup.as_deref())?;
+    if arguments.seccomp {
+        permission::permit()?;
+    }
     let cpus = allowed_cpus()?;
     let together = Barrier::new(arguments.threads as usize);
     let results: Vec<_> = thread::scope(|scope| {

@@ -3,6 +3,9 @@
 //!
 //! ```text
 //! calls.rs      call, int80: bare loops, nothing else between two calls
+//! permission.rs  a seccomp filter that refuses nothing
+//! io_uring.rs   io-uring: operations without system calls
+//! socketcall.rs socketcall: what 32-bit programs may make of socket calls
 //! mix.rs        mix: several calls at rates of their own, until it is told to end
 //! orders.rs     obey: calls when they are asked for
 //! seccomp.rs    denied: calls that are refused before they enter
@@ -18,12 +21,15 @@
 mod calls;
 mod cold;
 mod ending;
+mod io_uring;
 mod measure;
 mod mix;
 mod objects;
 mod orders;
+mod permission;
 mod processes;
 mod seccomp;
+mod socketcall;
 mod sockets;
 mod timers;
 
@@ -33,7 +39,10 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::{calls::Numbers, ending::Ending, measure::MeasureArguments, mix::MixArguments};
+use crate::{
+    calls::Numbers, ending::Ending, io_uring::Operation, measure::MeasureArguments,
+    mix::MixArguments,
+};
 
 /// Makes known numbers of system calls, and says in one line of JSON what it made.
 #[derive(Debug, Parser)]
@@ -56,6 +65,9 @@ enum Command {
         /// Calls of each number.
         count: u64,
     },
+    /// Connect a descriptor that is none to 127.0.0.1:8080 through ia32's socketcall, and make one
+    /// whose arguments cannot be read (x86_64 only).
+    Socketcall,
     /// Make several calls, each at its own rate, until stdin ends.
     Mix(MixArguments),
     /// Make the calls that each line of stdin asks for, `CALL COUNT`; an empty line says they are made.
@@ -119,6 +131,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         ignored: Vec<std::ffi::OsString>,
     },
+    /// Have io_uring do what system calls would do.
+    IoUring {
+        /// What.
+        #[arg(value_enum)]
+        operation: Operation,
+        /// How often.
+        count: u64,
+    },
     /// Live until stdin ends.
     Wait,
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
@@ -153,6 +173,9 @@ struct CallArguments {
     /// Move into this cgroup v2 directory first.
     #[arg(long)]
     cgroup: Option<PathBuf>,
+    /// Get a seccomp filter first, one that refuses nothing.
+    #[arg(long)]
+    seccomp: bool,
 }
 
 fn main() -> ExitCode {
@@ -169,6 +192,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let made = match command {
         Command::Call(arguments) => calls::call(&arguments)?,
         Command::Int80 { numbers, count } => calls::int80(&numbers, count)?,
+        Command::Socketcall => socketcall::make()?,
         Command::Mix(arguments) => mix::mix(&arguments)?,
         Command::Obey => orders::obey()?,
         Command::Denied { numbers, count } => seccomp::denied(&numbers, count)?,
@@ -187,6 +211,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ending,
             code,
         } => ending::end(threads, ending, code)?,
+        Command::IoUring { operation, count } => io_uring::submit(operation, count)?,
         Command::Objects => objects::list()?,
         Command::Measure(arguments) => {
             measure::measure(&arguments)?;

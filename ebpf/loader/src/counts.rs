@@ -1,6 +1,15 @@
 //! What the counting handlers counted: cumulative, exact, with what found no room beside it.
 
-use ebpf_hello_abi::{CountKey, OUT_OF_RANGE};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, PerCpuArray},
+};
+use ebpf_hello_abi::{CountKey, IO_URING, OUT_OF_RANGE, Overflow, map};
+
+use crate::{
+    LoadError,
+    object::{Shared, take},
+};
 
 /// Calls of one system call in one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +26,19 @@ pub struct CallCount {
     pub calls: u64,
 }
 
+/// Operations of one io_uring opcode in one cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationCount {
+    /// cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Policy generation that counted them.
+    pub generation: u64,
+    /// `enum io_uring_op` (`include/uapi/linux/io_uring.h`).
+    pub opcode: u16,
+    /// Operations since load.
+    pub operations: u64,
+}
+
 /// Everything counted since load.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -24,6 +46,10 @@ pub struct Counts {
     pub calls: Vec<CallCount>,
     /// Calls that found the map full.
     pub calls_overflow: u64,
+    /// io_uring operations by cgroup and opcode.
+    pub operations: Vec<OperationCount>,
+    /// Operations that found the map full.
+    pub operations_overflow: u64,
     /// Exec attempts by real user id.
     pub execs_by_uid: Vec<(u32, u64)>,
     /// Exec attempts that found the map full.
@@ -34,7 +60,58 @@ pub struct Counts {
     pub out_of_range_overflow: u64,
     /// New cgroups that found no room for their parent's outcome, and so had the default's.
     pub cgroups_overflow: u64,
+    /// Cgroups that came or went without a word, because a ring buffer had no room.
+    pub cgroup_changes_overflow: u64,
 }
+
+/// The maps that the programs count in.
+pub(crate) struct Counters {
+    counts: HashMap<MapData, Shared<CountKey>, u64>,
+    execs_by_uid: HashMap<MapData, u32, u64>,
+    overflow: PerCpuArray<MapData, u64>,
+}
+
+// === impl Counters ===
+
+impl Counters {
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Counters {
+            counts: take(ebpf, map::COUNTS)?,
+            execs_by_uid: take(ebpf, map::EXECS_BY_UID)?,
+            overflow: take(ebpf, map::OVERFLOW)?,
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Counts, LoadError> {
+        let mut counts = Counts::default();
+        for entry in self.counts.iter() {
+            let (key, calls) = entry.map_err(LoadError::map(map::COUNTS))?;
+            counts.add(&key.0, calls);
+        }
+        counts.execs_by_uid = self
+            .execs_by_uid
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::EXECS_BY_UID))?;
+        counts.calls_overflow = self.overflowed(Overflow::Counts)?;
+        counts.operations_overflow = self.overflowed(Overflow::IoUring)?;
+        counts.execs_overflow = self.overflowed(Overflow::ExecsByUid)?;
+        counts.out_of_range_overflow = self.overflowed(Overflow::OutOfRange)?;
+        counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
+        counts.cgroup_changes_overflow = self.overflowed(Overflow::CgroupChanges)?;
+        Ok(counts)
+    }
+
+    fn overflowed(&self, cell: Overflow) -> Result<u64, LoadError> {
+        let cells = self
+            .overflow
+            .get(&(cell as u32), 0)
+            .map_err(LoadError::map(map::OVERFLOW))?;
+        Ok(cells.iter().sum())
+    }
+}
+
+// === impl Counts ===
 
 impl Counts {
     /// All calls out of range.
@@ -47,9 +124,18 @@ impl Counts {
     }
 
     /// Takes one entry of the counting map in.
-    pub(crate) fn add(&mut self, key: &CountKey, calls: u64) {
+    fn add(&mut self, key: &CountKey, calls: u64) {
         if key.number == OUT_OF_RANGE {
             self.out_of_range.push((key.cgroup_id, calls));
+            return;
+        }
+        if key.abi == IO_URING {
+            self.operations.push(OperationCount {
+                cgroup_id: key.cgroup_id,
+                generation: key.generation,
+                opcode: key.number,
+                operations: calls,
+            });
             return;
         }
         self.calls.push(CallCount {

@@ -88,6 +88,11 @@ impl Kernel {
         if name == program::SYS_EXIT {
             return self.is_sys_exit_attached().then_some("sys_exit");
         }
+        if name == program::IO_URING {
+            return self
+                .io_uring_tracepoint()
+                .filter(|_| self.is_io_uring_attached());
+        }
         STANDING_PROGRAMS
             .iter()
             .find(|(program, _)| *program == name && self.are_standing_attached())

@@ -1,5 +1,5 @@
-//! Which system calls any live policy wants: how many policies want each, so that one that comes or
-//! goes costs the same however many there are.
+//! Which system calls, and which of io_uring's operations, any live policy wants: how many policies want
+//! each, so that one that comes or goes costs the same however many there are.
 
 use ebpf_hello_abi::{Abi, Bitmap, SYSCALL_LIMIT};
 
@@ -7,10 +7,12 @@ use crate::{TableSpec, canary};
 
 /// Numbers in a bitmap.
 const NUMBERS: usize = SYSCALL_LIMIT as usize + 1;
-/// Bitmaps that are kept: native, 32-bit, at sys_exit.
-const KINDS: usize = 3;
+/// Bitmaps that are kept: native, 32-bit, at sys_exit, io_uring's.
+const KINDS: usize = 4;
 /// The one of calls that sys_exit looks at.
 const EXIT: usize = 2;
+/// The one of io_uring's opcodes.
+const IO_URING: usize = 3;
 
 /// What one policy wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,11 +25,13 @@ pub(crate) struct Interest {
     wanted: Wants,
 }
 
-/// Which of the two system call programs are needed.
+/// Which of the programs that are attached on demand are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) enter: bool,
     pub(crate) exit: bool,
+    /// The one that counts io_uring's operations.
+    pub(crate) io_uring: bool,
 }
 
 // === impl Wants ===
@@ -36,7 +40,9 @@ impl Wants {
     pub(crate) fn of(spec: &TableSpec) -> Self {
         let mut exit = spec.native.wanted_at_exit();
         merge(&mut exit, spec.compat.wanted_at_exit());
-        Wants([spec.native.wanted(), spec.compat.wanted(), exit])
+        let mut opcodes = [0; 8];
+        merge(&mut opcodes, spec.io_uring);
+        Wants([spec.native.wanted(), spec.compat.wanted(), exit, opcodes])
     }
 
     /// The bitmap of one ABI.
@@ -68,10 +74,10 @@ impl Wants {
 
     /// Split into what is wanted at the calls' start and at their end.
     pub(crate) fn split(self) -> (Self, Self) {
-        let [native, compat, exit] = self.0;
+        let [native, compat, exit, opcodes] = self.0;
         (
-            Wants([native, compat, [0; 8]]),
-            Wants([[0; 8], [0; 8], exit]),
+            Wants([native, compat, [0; 8], opcodes]),
+            Wants([[0; 8], [0; 8], exit, [0; 8]]),
         )
     }
 
@@ -85,6 +91,7 @@ impl Wants {
         Wanted {
             enter: self.union() != [0; 8],
             exit: self.exit() != [0; 8],
+            io_uring: self.0[IO_URING] != [0; 8],
         }
     }
 }
@@ -132,7 +139,8 @@ impl Default for Interest {
     }
 }
 
-fn merge(all: &mut Bitmap, bits: Bitmap) {
+/// Bits beyond those of `bits` stay as they are.
+fn merge<const WORDS: usize>(all: &mut Bitmap, bits: [u64; WORDS]) {
     for (all, bits) in all.iter_mut().zip(bits) {
         *all |= bits;
     }
@@ -157,7 +165,7 @@ mod tests {
                 default: None,
                 slots,
             },
-            compat: HalfSpec::default(),
+            ..TableSpec::default()
         })
     }
 
@@ -193,11 +201,11 @@ mod tests {
     fn a_default_wants_every_number_of_its_abi() {
         let mut interest = Interest::default();
         interest.add(&Wants::of(&TableSpec {
-            native: HalfSpec::default(),
             compat: HalfSpec {
                 default: Some(SlotSpec::new(Handler::Trace, 0)),
                 slots: Vec::new(),
             },
+            ..TableSpec::default()
         }));
         let wanted = interest.wanted();
         assert_eq!(wanted.abi(Abi::Native), [0; 8]);
@@ -206,8 +214,26 @@ mod tests {
             wanted.programs(),
             Wanted {
                 enter: true,
-                exit: false
+                exit: false,
+                io_uring: false
             }
         );
+    }
+
+    #[test]
+    fn an_operation_is_wanted_as_long_as_its_policy_is_there() {
+        let mut interest = Interest::default();
+        let wants = Wants::of(&TableSpec {
+            io_uring: [1 << 18, 0, 0, 1],
+            ..TableSpec::default()
+        });
+        interest.add(&wants);
+        let wanted = interest.wanted();
+        assert!(wanted.programs().io_uring && !wanted.programs().enter);
+        assert_eq!(wanted.with_canary(), wanted);
+        let (start, end) = wants.split();
+        interest.remove(&start);
+        assert_eq!(interest.wanted().programs(), Wanted::default());
+        assert_eq!(end, Wants::default());
     }
 }

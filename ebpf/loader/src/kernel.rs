@@ -4,19 +4,22 @@ use std::collections::HashSet;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId},
 };
 use ebpf_hello_abi::{
-    Bucket, BucketKey, Config, CountKey, CpuLedger, Join, MATCHED_PATH, Overflow, Process, RINGS,
-    SELF_HINTS, WhoAmI, exec_id, map, program,
+    ABSENT, Bucket, BucketKey, Config, CpuLedger, Join, RINGS, SELF_HINTS, WhoAmI, map, program,
 };
 
 use crate::{
     Counts, Exclusion, KernelLedger, LoadError, NodeScope, Options, Programmed, Reader, TableSpec,
+    adoption::ProcessMaps,
     btf::{Architecture, Btf, Missing, layout},
     canary,
+    cgroups::CgroupMaps,
+    counts::Counters,
     interest::Wanted,
+    io_uring::IoUring,
     machine,
     object::{
         STANDING_PROGRAMS, SYSCALL_PROGRAMS, Shared, attach, detach, load_programs, make_maps,
@@ -29,8 +32,6 @@ use crate::{
 const GENERATIONS: u64 = 32;
 /// Rounds of looking for readers of readers.
 const READER_ROUNDS: u32 = 4;
-/// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
-const NOEXIST: u64 = 1;
 
 /// How the end of a process is told from that of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -42,39 +43,26 @@ pub enum ExitSource {
     LastAlive,
 }
 
-/// Whether a process was known before it was adopted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProcessAge {
-    /// Older than the programs: now known under this identity, its parent's beside it.
-    Older {
-        /// Identity of its image.
-        exec_id: u64,
-    },
-    /// The programs saw it come, or exec, themselves.
-    Seen,
-}
-
 /// The loaded programs. Everything goes when this is dropped: nothing is pinned.
 pub struct Kernel {
     pub(crate) ebpf: Ebpf,
     options: Options,
-    config: Config,
+    pub(crate) config: Config,
     scope: NodeScope,
     missing: Vec<Missing>,
     me: WhoAmI,
     /// By place in [`SYSCALL_PROGRAMS`].
     syscalls: [Option<RawTracePointLinkId>; 2],
     standing: Vec<(&'static str, RawTracePointLinkId)>,
+    io_uring: Option<IoUring>,
+    io_uring_link: Option<RawTracePointLinkId>,
     tables: Tables,
-    cgroups: HashMap<MapData, u64, u32>,
-    executables: HashMap<MapData, u32, Shared<[u8; MATCHED_PATH]>>,
+    pub(crate) cgroups: CgroupMaps,
+    pub(crate) processes: ProcessMaps,
     buckets: HashMap<MapData, Shared<BucketKey>, Shared<Bucket>>,
     joins: HashMap<MapData, u32, Shared<Join>>,
     ledger: PerCpuArray<MapData, Shared<CpuLedger>>,
-    counts: HashMap<MapData, Shared<CountKey>, u64>,
-    execs_by_uid: HashMap<MapData, u32, u64>,
-    overflow: PerCpuArray<MapData, u64>,
-    known: HashMap<MapData, u32, Shared<Process>>,
+    counters: Counters,
     ours: HashMap<MapData, u32, u32>,
     hints: Array<MapData, u64>,
 }
@@ -95,6 +83,7 @@ impl Kernel {
         })?;
         let (layout, missing) = layout::resolve(&btf, architecture)?;
         let scope = machine::node_scope()?;
+        let io_uring = IoUring::find(&btf);
         let config = Config {
             seed: machine::boot_seed()?,
             node_cgroup: match scope {
@@ -107,8 +96,13 @@ impl Kernel {
             has_group_dead: u32::from(btf.has_group_dead()?),
             nesting_guard: u32::from(machine::is_preempt_rt() || options.force_nesting_guard),
             process_events: u32::from(options.process_events),
+            // Without CONFIG_SECCOMP nothing is refused.
+            seccomp_mode: btf
+                .member("task_struct", "seccomp.mode")
+                .map_or(ABSENT, |member| member.offset),
+            io_uring_argument: io_uring.map_or(0, |found| found.argument),
+            io_uring_opcode: io_uring.map_or(ABSENT, |found| found.opcode),
             canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
-            padding: 0,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
@@ -116,15 +110,12 @@ impl Kernel {
         let reader = make_reader(&mut ebpf, &options)?;
         let mut kernel = Kernel {
             tables: Tables::new(&mut ebpf, options.tables)?,
-            cgroups: take(&mut ebpf, map::CGROUPS)?,
-            executables: take(&mut ebpf, map::EXECUTABLES)?,
+            cgroups: CgroupMaps::new(&mut ebpf)?,
+            processes: ProcessMaps::new(&mut ebpf)?,
             buckets: take(&mut ebpf, map::BUCKETS)?,
             joins: take(&mut ebpf, map::JOINS)?,
             ledger: take(&mut ebpf, map::LEDGER)?,
-            counts: take(&mut ebpf, map::COUNTS)?,
-            execs_by_uid: take(&mut ebpf, map::EXECS_BY_UID)?,
-            overflow: take(&mut ebpf, map::OVERFLOW)?,
-            known: take(&mut ebpf, map::PROCESSES)?,
+            counters: Counters::new(&mut ebpf)?,
             ours: take(&mut ebpf, map::SELF)?,
             hints: take(&mut ebpf, map::SELF_HINTS)?,
             ebpf,
@@ -135,6 +126,8 @@ impl Kernel {
             me: WhoAmI::default(),
             syscalls: [None, None],
             standing: Vec::new(),
+            io_uring,
+            io_uring_link: None,
         };
         kernel.identify()?;
         Ok((kernel, reader))
@@ -270,6 +263,13 @@ impl Kernel {
                 self.syscalls[place] = Some(attach(&mut self.ebpf, program, tracepoint)?);
             }
         }
+        if let Some(IoUring { tracepoint, .. }) = self.io_uring
+            && wanted.io_uring
+            && self.io_uring_link.is_none()
+        {
+            let link = attach(&mut self.ebpf, program::IO_URING, tracepoint)?;
+            self.io_uring_link = Some(link);
+        }
         Ok(())
     }
 
@@ -279,46 +279,12 @@ impl Kernel {
                 detach(&mut self.ebpf, SYSCALL_PROGRAMS[place].0, link)?;
             }
         }
-        Ok(())
-    }
-
-    /// Gives a cgroup an outcome. With `only_if_new`, one that already has any keeps it.
-    ///
-    /// # Errors
-    /// A failed map operation; a full map is one.
-    pub fn bind_cgroup(
-        &mut self,
-        cgroup: u64,
-        outcome: u32,
-        only_if_new: bool,
-    ) -> Result<(), LoadError> {
-        let flags = if only_if_new { NOEXIST } else { 0 };
-        match self.cgroups.insert(cgroup, outcome, flags) {
-            Err(error) if only_if_new && is_already_there(&error) => Ok(()),
-            result => result.map_err(LoadError::map(map::CGROUPS)),
+        if !wanted.io_uring
+            && let Some(link) = self.io_uring_link.take()
+        {
+            detach(&mut self.ebpf, program::IO_URING, link)?;
         }
-    }
-
-    /// Gives a cgroup the node's default.
-    pub fn unbind_cgroup(&mut self, cgroup: u64) {
-        // Gone already is as good.
-        let _ = self.cgroups.remove(&cgroup);
-    }
-
-    /// Whether any cgroup has an outcome of its own.
-    pub fn has_bound_cgroups(&self) -> bool {
-        self.cgroups.keys().next().is_some()
-    }
-
-    /// Every cgroup with an outcome of its own, inherited ones included.
-    ///
-    /// # Errors
-    /// A failed map look-up.
-    pub fn bound_cgroups(&self) -> Result<Vec<(u64, u32)>, LoadError> {
-        self.cgroups
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(LoadError::map(map::CGROUPS))
+        Ok(())
     }
 
     /// State of every rate limit and sampling: one for each cgroup, generation and bucket.
@@ -372,6 +338,16 @@ impl Kernel {
         self.syscalls[1].is_some()
     }
 
+    /// The tracepoint that io_uring's operations pass here; `None` where there is none.
+    pub fn io_uring_tracepoint(&self) -> Option<&'static str> {
+        self.io_uring.map(|found| found.tracepoint)
+    }
+
+    /// Whether any table wants calls that io_uring has operations for.
+    pub fn is_io_uring_attached(&self) -> bool {
+        self.io_uring_link.is_some()
+    }
+
     /// Tables in use.
     pub fn tables_in_use(&self) -> usize {
         self.tables.in_use()
@@ -388,53 +364,6 @@ impl Kernel {
             detach(&mut self.ebpf, program, link)?;
         }
         machine::wait_for_programs()
-    }
-
-    /// Makes a process that is older than the programs known to them.
-    ///
-    /// `executable` is its path in its mount namespace; `start_ticks` is field 22 of `/proc/<tgid>/stat`, of the initial PID namespace's /proc.
-    ///
-    /// # Errors
-    /// A failed map operation; a full table is one.
-    pub fn adopt(
-        &mut self,
-        tgid: u32,
-        start_ticks: u64,
-        parent: u32,
-        parent_start_ticks: Option<u64>,
-        executable: &[u8],
-    ) -> Result<ProcessAge, LoadError> {
-        let identity = exec_id(self.config.seed, tgid, start_ticks, 0);
-        let process = Process {
-            exec_id: identity,
-            parent_exec_id: parent_start_ticks
-                .map_or(0, |ticks| exec_id(self.config.seed, parent, ticks, 0)),
-            start_time: start_ticks * ebpf_hello_abi::NANOSECONDS_PER_TICK,
-            parent,
-            execs: 0,
-            previous_comm: [0; 16],
-        };
-        match self.known.insert(tgid, Shared(process), NOEXIST) {
-            Ok(()) => {}
-            Err(error) if is_already_there(&error) => return Ok(ProcessAge::Seen),
-            Err(error) => return Err(LoadError::map(map::PROCESSES)(error)),
-        }
-        let mut path = [0; MATCHED_PATH];
-        // One that does not fit with its NUL is not matched by any pattern.
-        if executable.len() < MATCHED_PATH {
-            path[..executable.len()].copy_from_slice(executable);
-        }
-        match self.executables.insert(tgid, Shared(path), NOEXIST) {
-            Err(error) if !is_already_there(&error) => Err(LoadError::map(map::EXECUTABLES)(error)),
-            _ => Ok(ProcessAge::Older { exec_id: identity }),
-        }
-    }
-
-    /// Forgets a process that ended between being listed and being adopted.
-    pub fn forget(&mut self, tgid: u32) {
-        // Gone already is as good.
-        let _ = self.known.remove(&tgid);
-        let _ = self.executables.remove(&tgid);
     }
 
     /// Takes a process for ours: it runs our executable since before the programs did.
@@ -516,35 +445,8 @@ impl Kernel {
     /// # Errors
     /// A failed map look-up.
     pub fn counts(&self) -> Result<Counts, LoadError> {
-        let mut counts = Counts::default();
-        for entry in self.counts.iter() {
-            let (key, calls) = entry.map_err(LoadError::map(map::COUNTS))?;
-            counts.add(&key.0, calls);
-        }
-        counts.execs_by_uid = self
-            .execs_by_uid
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(LoadError::map(map::EXECS_BY_UID))?;
-        counts.calls_overflow = self.overflowed(Overflow::Counts)?;
-        counts.execs_overflow = self.overflowed(Overflow::ExecsByUid)?;
-        counts.out_of_range_overflow = self.overflowed(Overflow::OutOfRange)?;
-        counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
-        Ok(counts)
+        self.counters.read()
     }
-
-    fn overflowed(&self, cell: Overflow) -> Result<u64, LoadError> {
-        let cells = self
-            .overflow
-            .get(&(cell as u32), 0)
-            .map_err(LoadError::map(map::OVERFLOW))?;
-        Ok(cells.iter().sum())
-    }
-}
-
-/// Whether a map refused a key because it has it (`BPF_NOEXIST`).
-fn is_already_there(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
 fn make_reader(ebpf: &mut Ebpf, options: &Options) -> Result<Reader, LoadError> {

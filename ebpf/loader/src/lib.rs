@@ -8,14 +8,17 @@
 //!
 //! Needs root (or CAP_BPF and CAP_PERFMON), and Linux 5.15 or what has the same features.
 
+mod adoption;
 mod baseline;
 pub mod btf;
 mod canary;
+mod cgroups;
 mod counts;
 mod error;
 mod exclusion;
 mod inspect;
 mod interest;
+mod io_uring;
 mod kernel;
 mod ledger;
 mod machine;
@@ -26,17 +29,19 @@ mod record;
 mod table;
 mod tables;
 
+pub use adoption::ProcessAge;
 pub use baseline::EmptyProgram;
-pub use counts::{CallCount, Counts};
+pub use cgroups::cgroup_mount;
+pub use counts::{CallCount, Counts, OperationCount};
 pub use ebpf_hello_abi as abi;
 pub use error::LoadError;
 pub use exclusion::Exclusion;
 pub use inspect::{MapStatus, ProgramStatus};
-pub use kernel::{ExitSource, Kernel, ProcessAge};
+pub use kernel::{ExitSource, Kernel};
 pub use ledger::KernelLedger;
 pub use machine::NodeScope;
 pub use options::{MAX_TABLES, Options};
 pub use reader::{Reader, ReaderCounters, Sink, StopHandle};
-pub use record::{ExecView, PathView, Record, RecordError};
+pub use record::{CgroupView, Entry, ExecView, PathView, Record, RecordError};
 pub use table::{ConditionSpec, HalfSpec, Handler, SlotSpec, TableSpec};
 pub use tables::{DEFAULT_OUTCOME, Programmed};

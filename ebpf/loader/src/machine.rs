@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use aya::{maps::MapType, sys::is_map_supported};
 
-use crate::LoadError;
+use crate::{LoadError, cgroup_mount};
 
 /// Capability numbers, `include/uapi/linux/capability.h`.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -100,7 +100,7 @@ pub(crate) fn is_preempt_rt() -> bool {
 /// In a container or on a node of kind the root of the mount is a cgroup below the hierarchy's
 /// own root, whose inode is 1 (`kernfs_create_root` in `fs/kernfs/dir.c`).
 pub(crate) fn node_scope() -> Result<NodeScope, LoadError> {
-    let Some(mount) = cgroup2_mount(&read("/proc/self/mountinfo")?) else {
+    let Some(mount) = cgroup_mount() else {
         return Ok(NodeScope::Machine);
     };
     let id = fs::metadata(&mount)
@@ -109,16 +109,6 @@ pub(crate) fn node_scope() -> Result<NodeScope, LoadError> {
     Ok(match id {
         1 => NodeScope::Machine,
         id => NodeScope::Cgroup { id, mount },
-    })
-}
-
-/// The first cgroup2 mount point of a `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)).
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        (right.split(' ').next()? == "cgroup2")
-            .then(|| PathBuf::from(left.split(' ').nth(4)?).into())
-            .flatten()
     })
 }
 
@@ -153,15 +143,5 @@ mod tests {
             ["CAP_BPF", "CAP_PERFMON"]
         );
         assert_eq!(missing_capabilities(""), ["CAP_BPF", "CAP_PERFMON"]);
-    }
-
-    #[test]
-    fn the_cgroup2_mount_is_found_among_others() {
-        let hybrid = "\
-            30 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
-            31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-            32 30 0:28 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("garbage\n"), None);
     }
 }

@@ -38,6 +38,9 @@ pub(crate) const HANDLER_PROGRAMS: [&str; 7] = [
 /// `BPF_PROG_LOAD` answers EAGAIN when a signal interrupts the verifier; aya does not try again.
 const LOAD_ATTEMPTS: u32 = 10;
 
+/// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
+pub(crate) const NOEXIST: u64 = 1;
+
 /// A map value or key that is shared with the programs.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -45,6 +48,11 @@ pub(crate) struct Shared<T>(pub(crate) T);
 // SAFETY: only made for the abi's `repr(C)` types, which have no padding but explicit one and no
 // invalid bit patterns.
 unsafe impl<T: Copy + 'static> Pod for Shared<T> {}
+
+/// Whether a map refused a key because it has it (`BPF_NOEXIST`).
+pub(crate) fn is_already_there(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists)
+}
 
 pub(crate) fn make_maps(options: &Options, config: &Config) -> Result<Ebpf, LoadError> {
     let slots = options.tables * SLOTS_PER_TABLE;
@@ -54,7 +62,9 @@ pub(crate) fn make_maps(options: &Options, config: &Config) -> Result<Ebpf, Load
         .override_global(CONFIG, &shared, true)
         .map_max_entries(map::TABLES, slots)
         .map_max_entries(map::PARAMETERS, slots)
-        .map_max_entries(map::COUNTS, options.count_entries);
+        .map_max_entries(map::IO_URING, options.tables)
+        .map_max_entries(map::COUNTS, options.count_entries)
+        .map_max_entries(map::JOINS, options.join_entries);
     for ring in &RINGS[..options.shards() as usize] {
         loader.map_max_entries(ring, options.ring_size);
     }
@@ -72,7 +82,12 @@ pub(crate) fn program_names() -> impl Iterator<Item = &'static str> {
         .chain(&SYSCALL_PROGRAMS)
         .map(|(program, _)| *program)
         .chain(HANDLER_PROGRAMS)
-        .chain([program::IDENTIFY, program::FIND_READERS, program::ANNOUNCE])
+        .chain([
+            program::IO_URING,
+            program::IDENTIFY,
+            program::FIND_READERS,
+            program::ANNOUNCE,
+        ])
 }
 
 pub(crate) fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -22,6 +22,9 @@ pub struct Options {
     pub exclusion: crate::Exclusion,
     /// Entries of the map that counts calls, 1 to 2^24.
     pub count_entries: u32,
+    /// Entries of the map of calls that wait for their return, 1 to 2^24: a call that finds none is
+    /// told without it.
+    pub join_entries: u32,
     /// Guard the per-CPU scratch as on PREEMPT_RT kernels, also where it is not needed.
     pub force_nesting_guard: bool,
 }
@@ -35,6 +38,7 @@ impl Default for Options {
             process_events: true,
             exclusion: crate::Exclusion::SelfAndAncestors,
             count_entries: 65_536,
+            join_entries: 16_384,
             force_nesting_guard: false,
         }
     }
@@ -72,12 +76,17 @@ impl Options {
                 self.ring_shards.to_string(),
             ));
         }
-        if !(1..=1 << 24).contains(&self.count_entries) {
-            return Err(out_of_range(
-                "count entries",
-                "from 1 to 16777216",
-                self.count_entries.to_string(),
-            ));
+        for (option, entries) in [
+            ("count entries", self.count_entries),
+            ("join entries", self.join_entries),
+        ] {
+            if !(1..=1 << 24).contains(&entries) {
+                return Err(out_of_range(
+                    option,
+                    "from 1 to 16777216",
+                    entries.to_string(),
+                ));
+            }
         }
         Ok(())
     }
@@ -153,6 +162,13 @@ mod tests {
                     ..Options::default()
                 },
                 "count entries",
+            ),
+            (
+                Options {
+                    join_entries: (1 << 24) + 1,
+                    ..Options::default()
+                },
+                "join entries",
             ),
         ] {
             let error = options.validate().unwrap_err().to_string();

@@ -22,7 +22,7 @@ use rustix::{
     io::{read, write},
 };
 
-use crate::{LoadError, Record, RecordError};
+use crate::{CgroupView, Entry, LoadError, Record, RecordError};
 
 /// How long a draining reader lets records gather.
 const ROUND: Duration = Duration::from_millis(5);
@@ -40,6 +40,8 @@ const STOP: u64 = u64::MAX;
 pub trait Sink {
     /// One record, in the order of its CPU.
     fn record(&mut self, record: Record<'_>);
+    /// A cgroup came or went. To be noted and left at that: the rings fill meanwhile.
+    fn cgroup(&mut self, change: CgroupView<'_>);
     /// Bytes that are no record: counted as lost.
     fn malformed(&mut self, error: RecordError);
     /// The reader is about to pause: hand on what was gathered. May block, which holds up the
@@ -202,8 +204,9 @@ impl Reader {
                 for _ in 0..TURN {
                     let Some(bytes) = ring.next() else { break };
                     taken += 1;
-                    match Record::parse(&bytes) {
-                        Ok(record) => {
+                    match Entry::parse(&bytes) {
+                        Ok(Entry::Cgroup(change)) => sink.cgroup(change),
+                        Ok(Entry::Record(record)) => {
                             let row = usize::from(record.header().handler) % HANDLERS;
                             sink.record(record);
                             self.counters.received[row].fetch_add(1, Ordering::Release);

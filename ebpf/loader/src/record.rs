@@ -1,10 +1,32 @@
 //! Bytes from a ring buffer to typed records. Length and tag are checked before a field is read.
 
 use ebpf_hello_abi::{
-    ExecRecord, ExitRecord, ForkRecord, Header, PathRecord, RecordKind, SockRecord, SyscallRecord,
-    TimerRecord,
+    CgroupChange, CgroupRecord, ExecRecord, ExitRecord, ForkRecord, Header, PathRecord, RecordKind,
+    SockRecord, SyscallRecord, TimerRecord,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// What a ring buffer holds, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+pub enum Entry<'a> {
+    /// Something that becomes an event.
+    Record(Record<'a>),
+    /// A cgroup came or went.
+    Cgroup(CgroupView<'a>),
+}
+
+/// A cgroup that came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupView<'a> {
+    /// Which of the two.
+    pub change: CgroupChange,
+    /// Its cgroup v2 id.
+    pub id: u64,
+    /// The id of the cgroup it is in.
+    pub parent: u64,
+    /// Its directory's name.
+    pub name: &'a [u8],
+}
 
 /// One record, borrowed from its ring buffer.
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +47,15 @@ pub enum Record<'a> {
     Sock(&'a SockRecord),
 }
 
-/// A path record and its path.
+/// A path record and its paths.
 #[derive(Clone, Copy, Debug)]
 pub struct PathView<'a> {
     /// The fixed part.
     pub record: &'a PathRecord,
     /// The path as it was asked for.
     pub path: &'a [u8],
+    /// The second path, of calls that have one.
+    pub new_path: &'a [u8],
 }
 
 /// An exec record and its variable parts.
@@ -63,6 +87,42 @@ pub enum RecordError {
     /// A kind this version does not know.
     #[error("a record of unknown kind {0}")]
     UnknownKind(u16),
+    /// Neither made nor removed.
+    #[error("a cgroup with unknown change {0}")]
+    UnknownChange(u16),
+}
+
+impl<'a> Entry<'a> {
+    /// Reads what a ring buffer holds. `bytes` must be aligned to 8, as ring buffers align them.
+    ///
+    /// # Errors
+    /// Bytes that are too few, unaligned, or of an unknown kind.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let kind = bytes.first_chunk().map(|kind| u16::from_ne_bytes(*kind));
+        if kind == Some(RecordKind::Cgroup as u16) {
+            return CgroupView::parse(bytes).map(Entry::Cgroup);
+        }
+        Record::parse(bytes).map(Entry::Record)
+    }
+}
+
+impl<'a> CgroupView<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (record, _): (&CgroupRecord, _) = fixed(bytes, "a cgroup")?;
+        let change = match record.change {
+            change if change == CgroupChange::Made as u16 => CgroupChange::Made,
+            change if change == CgroupChange::Removed as u16 => CgroupChange::Removed,
+            change => return Err(RecordError::UnknownChange(change)),
+        };
+        let name = &record.name;
+        let length = name.iter().position(|byte| *byte == 0);
+        Ok(CgroupView {
+            change,
+            id: record.id,
+            parent: record.parent,
+            name: &name[..length.unwrap_or(name.len())],
+        })
+    }
 }
 
 impl<'a> Record<'a> {
@@ -105,14 +165,21 @@ impl<'a> Record<'a> {
 impl<'a> PathView<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (record, rest): (&PathRecord, _) = fixed(bytes, "a path call")?;
-        let path = rest
-            .get(..record.path_length as usize)
-            .ok_or(RecordError::Short {
-                what: "a path",
-                length: rest.len(),
-                needed: record.path_length as usize,
-            })?;
-        Ok(PathView { record, path })
+        let take = |from: &'a [u8], length: u32, what| {
+            from.split_at_checked(length as usize)
+                .ok_or(RecordError::Short {
+                    what,
+                    length: from.len(),
+                    needed: length as usize,
+                })
+        };
+        let (path, rest) = take(rest, record.path_length, "a path")?;
+        let (new_path, _) = take(rest, record.new_path_length, "a second path")?;
+        Ok(PathView {
+            record,
+            path,
+            new_path,
+        })
     }
 }
 
@@ -250,6 +317,37 @@ mod tests {
                 matches!(Record::parse(bytes.bytes()), Err(RecordError::Short { .. })),
                 "{length}"
             );
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_made_or_removed_and_nothing_else() {
+        let mut record = CgroupRecord::read_from_bytes(&[0; size_of::<CgroupRecord>()]).unwrap();
+        record.kind = RecordKind::Cgroup as u16;
+        record.id = 7;
+        record.name[..3].copy_from_slice(b"web");
+        for (change, expected) in [
+            (1, Some(CgroupChange::Made)),
+            (2, Some(CgroupChange::Removed)),
+            (3, None),
+        ] {
+            record.change = change;
+            let bytes = Aligned::new(record.as_bytes());
+            match Entry::parse(bytes.bytes()) {
+                Ok(Entry::Cgroup(view)) => {
+                    assert_eq!(
+                        (Some(view.change), view.id, view.name),
+                        (expected, 7, &b"web"[..])
+                    );
+                }
+                Ok(entry) => panic!("{entry:?}"),
+                Err(error) => assert_eq!((error, expected), (RecordError::UnknownChange(3), None)),
+            }
+            let cut = Aligned::new(&record.as_bytes()[..279]);
+            assert!(matches!(
+                Entry::parse(cut.bytes()),
+                Err(RecordError::Short { .. })
+            ));
         }
     }
 

@@ -1,8 +1,8 @@
 //! A table as its caller describes it, and the maps it becomes.
 
 use ebpf_hello_abi::{
-    self as abi, Abi, Bitmap, Decode, NO_ARGUMENT, SYSCALL_LIMIT, SlotFlags, SlotParameters,
-    program,
+    self as abi, Abi, Bitmap, Decode, NO_ARGUMENT, Opcodes, SYSCALL_LIMIT, SlotFlags,
+    SlotParameters, program,
 };
 
 /// What a slot does with a call.
@@ -96,6 +96,10 @@ pub struct SlotSpec {
     pub second: u8,
     /// Which argument is the flags.
     pub third: u8,
+    /// Which argument is the second path.
+    pub fourth: u8,
+    /// Which argument is the second path's directory descriptor.
+    pub fifth: u8,
 }
 
 impl SlotSpec {
@@ -114,6 +118,8 @@ impl SlotSpec {
             pointer: NO_ARGUMENT,
             second: NO_ARGUMENT,
             third: NO_ARGUMENT,
+            fourth: NO_ARGUMENT,
+            fifth: NO_ARGUMENT,
         }
     }
 
@@ -131,7 +137,9 @@ impl SlotSpec {
             pointer: self.pointer,
             second: self.second,
             third: self.third,
-            padding: 0,
+            fourth: self.fourth,
+            fifth: self.fifth,
+            call: 0,
         }
     }
 
@@ -194,6 +202,8 @@ pub struct TableSpec {
     pub native: HalfSpec,
     /// The 32-bit ABI.
     pub compat: HalfSpec,
+    /// io_uring operations to count: those that do what a call in the table does.
+    pub io_uring: Opcodes,
 }
 
 impl TableSpec {

@@ -14,7 +14,7 @@ use aya::{
     programs::ProgramFd,
 };
 use ebpf_hello_abi::{
-    Abi, BITMAP_EXIT, BITMAP_UNION, BinaryKey, Bitmap, Condition, MATCHED_PATH, Outcome,
+    Abi, BITMAP_EXIT, BITMAP_UNION, BinaryKey, Bitmap, Condition, MATCHED_PATH, Opcodes, Outcome,
     SlotParameters, bitmap_of, map, slot,
 };
 
@@ -63,6 +63,7 @@ struct Filled {
 pub(crate) struct Tables {
     programs: ProgramArray<MapData>,
     parameters: Array<MapData, Shared<SlotParameters>>,
+    opcodes: Array<MapData, Opcodes>,
     bitmaps: Array<MapData, Bitmap>,
     outcomes: Array<MapData, u64>,
     conditions: Array<MapData, Shared<Condition>>,
@@ -118,6 +119,7 @@ impl Tables {
         Ok(Tables {
             programs: take(ebpf, map::TABLES)?,
             parameters: take(ebpf, map::PARAMETERS)?,
+            opcodes: take(ebpf, map::IO_URING)?,
             bitmaps: take(ebpf, map::BITMAPS)?,
             outcomes: take(ebpf, map::OUTCOMES)?,
             conditions: take(ebpf, map::CONDITIONS)?,
@@ -142,6 +144,7 @@ impl Tables {
         Wanted {
             enter: now.enter | more.enter,
             exit: now.exit | more.exit,
+            io_uring: now.io_uring | more.io_uring,
         }
     }
 
@@ -297,6 +300,9 @@ impl Tables {
     }
 
     fn fill(&mut self, filled: &mut Filled, spec: &TableSpec) -> Result<(), LoadError> {
+        self.opcodes
+            .set(u32::from(filled.table), spec.io_uring, 0)
+            .map_err(LoadError::map(map::IO_URING))?;
         let mut numbers: BTreeMap<&ConditionSpec, u16> = BTreeMap::new();
         for abi in [Abi::Native, Abi::Compat] {
             for (number, content) in spec.half(abi).filled() {

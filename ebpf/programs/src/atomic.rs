@@ -48,6 +48,32 @@ pub(crate) unsafe fn take_number(counter: *mut u64) -> u64 {
     number
 }
 
+/// Sets bits.
+///
+/// # Safety
+///
+/// As [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn set(word: *mut u64, bits: u64) {
+    // SAFETY: the caller's promise; the verifier checks the bounds.
+    unsafe {
+        asm!("lock *(u64 *)({word} + 0) |= {bits}", word = in(reg) word, bits = in(reg) bits);
+    }
+}
+
+/// Clears bits.
+///
+/// # Safety
+///
+/// As [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn clear(word: *mut u64, bits: u64) {
+    // SAFETY: the caller's promise; the verifier checks the bounds.
+    unsafe {
+        asm!("lock *(u64 *)({word} + 0) &= {bits}", word = in(reg) word, bits = in(reg) !bits);
+    }
+}
+
 /// Stores `new` if the word holds `old`; returns what it held.
 ///
 /// # Safety

@@ -12,11 +12,11 @@ use aya_ebpf::{
     maps::RingBuf,
 };
 use ebpf_hello_abi::{
-    CGROUP_NAME, CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord,
-    RecordKind, SELF_HINTS, SlotParameters, SockRecord,
+    CpuLedger, ExecRecord, Fate, Handler, Header, MATCHED_PATH, PathRecord, RecordKind, SELF_HINTS,
+    SlotParameters, SockRecord,
 };
 
-use crate::{atomic, config::config, maps, task::Task};
+use crate::{atomic, config::config, entered, maps, task::Task};
 
 /// Variable bytes start below this; the longest single read ends below [`VARIABLE`].
 pub(crate) const VARIABLE_MASK: usize = 0x3fff;
@@ -34,7 +34,7 @@ pub(crate) struct Scratch {
     fixed: [u64; FIXED],
     /// The path record's fixed part; its bytes follow it without a gap.
     pub(crate) path: PathRecord,
-    pub(crate) path_bytes: [u8; READ],
+    pub(crate) path_bytes: [u8; 2 * READ],
     /// The system call that is being handled. The dispatcher fills it: a tail call passes only the
     /// context, and looking again could see a newer policy.
     pub(crate) call: Call,
@@ -42,7 +42,6 @@ pub(crate) struct Scratch {
     pub(crate) binary: BinaryLookup,
     /// A path that is written from its end; what lies behind [`MATCHED_PATH`] stays zero.
     pub(crate) backward: [u8; 2 * 256],
-    pub(crate) name: [u8; CGROUP_NAME],
     /// Holder of this scratch, where programs can be preempted.
     busy: u64,
 }
@@ -141,6 +140,8 @@ pub(crate) fn claim(scratch: &mut Scratch, handler: Handler) -> bool {
     if taken == 0 {
         return true;
     }
+    // Whatever it was about to note of itself: a lost entry must not look like a refusal.
+    entered::note(bpf_get_current_pid_tgid() as u32);
     if let Some(ledger) = ledger() {
         count(ledger, handler, Fate::Seen);
         count(ledger, handler, Fate::LostNested);
@@ -242,10 +243,20 @@ pub(crate) fn send(
     ledger: &mut CpuLedger,
     handler: Handler,
 ) -> bool {
+    let sent = post(record, length);
+    if !sent {
+        count(ledger, handler, Fate::LostRingFull);
+    }
+    sent
+}
+
+/// Puts `length` bytes at `record` into this CPU's ring; false when it has no room.
+#[inline(always)]
+pub(crate) fn post(record: *const u8, length: usize) -> bool {
     // SAFETY: the helper has no preconditions.
     let shard = unsafe { bpf_get_smp_processor_id() } & config!(shard_mask);
     // One call each: the verifier wants to know which map a call is for.
-    let sent = match shard {
+    match shard {
         0 => output(&maps::RING_0, 0, record, length),
         1 => output(&maps::RING_1, 1, record, length),
         2 => output(&maps::RING_2, 2, record, length),
@@ -254,11 +265,7 @@ pub(crate) fn send(
         5 => output(&maps::RING_5, 5, record, length),
         6 => output(&maps::RING_6, 6, record, length),
         _ => output(&maps::RING_7, 7, record, length),
-    };
-    if !sent {
-        count(ledger, handler, Fate::LostRingFull);
     }
-    sent
 }
 
 #[inline(always)]

@@ -10,6 +10,14 @@ use crate::emit::{self, Call, READ, Scratch, VARIABLE_MASK};
 
 /// `AT_FDCWD` (`include/uapi/linux/fcntl.h`): relative to the working directory.
 const AT_FDCWD: i32 = -100;
+/// Calls of a socketcall (`include/uapi/linux/net.h`).
+const SYS_SOCKET: u32 = 1;
+const SYS_BIND: u32 = 2;
+const SYS_CONNECT: u32 = 3;
+const SYS_ACCEPT: u32 = 5;
+const SYS_SOCKETPAIR: u32 = 8;
+const SYS_SENDTO: u32 = 11;
+const SYS_ACCEPT4: u32 = 18;
 /// Arguments of a failed exec that are followed.
 const ARGUMENTS: usize = 24;
 /// Bytes of one of them.
@@ -128,32 +136,48 @@ fn read_setting<T: Copy + Default + Into<i64>>(record: &mut TimerRecord, address
     }
 }
 
-/// Reads the call's path into the scratch; false when its page is not there.
+/// Reads the call's paths into the scratch; false when a page of theirs is not there.
 #[inline(always)]
 pub(crate) fn read_path(scratch: &mut Scratch) -> bool {
-    let address = argument(&scratch.call, scratch.call.parameters.pointer);
-    // SAFETY: `path_bytes` has READ bytes; the helper takes any user address.
+    scratch.call.flags &= !(HeaderFlags::UNREADABLE | HeaderFlags::TRUNCATED);
+    let first = read_path_at(scratch, 0, scratch.call.parameters.pointer);
+    scratch.path.path_length = first;
+    scratch.path.new_path_length = 0;
+    if scratch.call.parameters.fourth != NO_ARGUMENT {
+        let second = read_path_at(scratch, first as usize, scratch.call.parameters.fourth);
+        scratch.path.new_path_length = second;
+    }
+    scratch.call.flags & HeaderFlags::UNREADABLE == 0
+}
+
+/// Reads one path to where the one before it ends; its length, 0 when it cannot be read.
+#[inline(always)]
+fn read_path_at(scratch: &mut Scratch, start: usize, number: u8) -> u32 {
+    let address = argument(&scratch.call, number);
+    // SAFETY: `path_bytes` has 2 * READ bytes, and starts are below READ; the helper takes any user
+    // address.
     let length = unsafe {
         bpf_probe_read_user_str(
-            scratch.path_bytes.as_mut_ptr().cast(),
+            scratch
+                .path_bytes
+                .as_mut_ptr()
+                .add(start & (READ - 1))
+                .cast(),
             READ as u32,
             address as *const _,
         )
     };
     if length <= 0 {
-        scratch.path.path_length = 0;
         scratch.call.flags |= HeaderFlags::UNREADABLE;
-        return false;
+        return 0;
     }
     if length as usize == READ {
         scratch.call.flags |= HeaderFlags::TRUNCATED;
     }
-    scratch.call.flags &= !HeaderFlags::UNREADABLE;
-    scratch.path.path_length = length as u32 - 1;
-    true
+    length as u32 - 1
 }
 
-/// The path that [`read_path`] found, or none.
+/// The paths that [`read_path`] found, or none.
 #[inline(always)]
 pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
     let call: *const Call = &raw const scratch.call;
@@ -171,7 +195,12 @@ pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
     record.number = call.number;
     record.has = 0;
     record.directory = AT_FDCWD;
+    record.new_directory = AT_FDCWD;
     record.open_flags = 0;
+    if parameters.fifth != NO_ARGUMENT {
+        record.has |= 4;
+        record.new_directory = argument(call, parameters.fifth) as i32;
+    }
     if parameters.second != NO_ARGUMENT {
         record.has |= 1;
         record.directory = argument(call, parameters.second) as i32;
@@ -188,20 +217,71 @@ pub(crate) fn path(scratch: &mut Scratch, ledger: &mut CpuLedger) {
             record.open_flags = flags;
         }
     }
-    let length = record.path_length as usize & (READ - 1);
-    record.path_length = length as u32;
+    let first = record.path_length as usize & (READ - 1);
+    record.path_length = first as u32;
+    let second = record.new_path_length as usize & (READ - 1);
+    record.new_path_length = second as u32;
     emit::send(
         core::ptr::from_ref(record).cast(),
-        size_of::<PathRecord>() + length,
+        size_of::<PathRecord>() + first + second,
         ledger,
         Handler::Path,
     );
+}
+
+/// Makes a socketcall the call that it is; false when its arguments' page is not there.
+#[inline(always)]
+fn unpack_socketcall(scratch: &mut Scratch) -> bool {
+    let call = &mut scratch.call;
+    let which = call.arguments[0] as u32;
+    let block = call.arguments[1];
+    call.parameters.call = which as u16;
+    let mut words = [0u32; 6];
+    let is_read = match which {
+        SYS_BIND | SYS_CONNECT | SYS_ACCEPT | SYS_ACCEPT4 => {
+            let mut three = [0u32; 3];
+            let is_read = read_user(&mut three, block);
+            [words[0], words[1], words[2]] = three;
+            is_read
+        }
+        SYS_SENDTO => read_user(&mut words, block),
+        // Neither has a socket yet.
+        SYS_SOCKET | SYS_SOCKETPAIR => {
+            words[0] = u32::MAX;
+            true
+        }
+        _ => read_user(&mut words[0], block),
+    };
+    if !is_read {
+        return false;
+    }
+    // In an order that serves all of them: socket, address, length.
+    let (address, length) = if which == SYS_SENDTO {
+        (words[4], words[5])
+    } else {
+        (words[1], words[2])
+    };
+    call.arguments[0] = words[0] as u64;
+    call.arguments[1] = address as u64;
+    call.arguments[2] = length as u64;
+    call.parameters.pointer = 1;
+    call.parameters.second = 2;
+    call.parameters.decode = Decode::Raw as u8;
+    if which == SYS_ACCEPT || which == SYS_ACCEPT4 {
+        call.parameters.flags |= SlotFlags::ADDRESS_OUT;
+    }
+    true
 }
 
 /// Reads the call's socket address into the scratch; false when its page is not there, or when the
 /// kernel has yet to fill it in.
 #[inline(always)]
 pub(crate) fn read_address(scratch: &mut Scratch) -> bool {
+    if scratch.call.parameters.decode == Decode::Socketcall as u8 && !unpack_socketcall(scratch) {
+        scratch.fixed::<SockRecord>().address_length = 0;
+        scratch.call.flags |= HeaderFlags::UNREADABLE;
+        return false;
+    }
     let (record, call) = record::<SockRecord>(scratch);
     let parameters = &call.parameters;
     record.address_length = 0;
@@ -260,8 +340,13 @@ pub(crate) fn sock(scratch: &mut Scratch, ledger: &mut CpuLedger) {
         Handler::Sock,
     );
     record.number = call.number;
-    record.descriptor = call.arguments[0] as i32;
-    record.padding = 0;
+    // Of a socketcall whose arguments could not be read nobody knows it.
+    record.descriptor = if call.parameters.decode == Decode::Socketcall as u8 {
+        -1
+    } else {
+        call.arguments[0] as i32
+    };
+    record.call = call.parameters.call as u32;
     emit::send_fixed(record, ledger, Handler::Sock);
 }
 

@@ -2,7 +2,9 @@
 //! made in `events.rs`, at once or at sys_exit.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns,
+    },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -13,7 +15,7 @@ use crate::{
     config::offset,
     counters::add,
     emit::{self, Scratch},
-    events, joins, maps,
+    entered, events, joins, maps,
     task::Address,
 };
 
@@ -28,7 +30,7 @@ pub fn handle_exec(ctx: RawTracePointContext) -> i32 {
         let uid = bpf_get_current_uid_gid() as u32;
         add(&maps::EXECS_BY_UID, &uid, Overflow::ExecsByUid);
         emit::count(ledger, handler, Fate::Counted);
-        if scratch.call.parameters.flags & (SlotFlags::FAILED_EXEC | SlotFlags::DENIED) != 0 {
+        if scratch.call.parameters.flags & SlotFlags::FAILED_EXEC != 0 {
             // SAFETY: the helper has no preconditions.
             scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
             take_arguments(scratch, Address(ctx.arg(0)));
@@ -125,6 +127,9 @@ fn enter(handler: Handler) -> Option<Entered> {
     emit::count(ledger, handler, Fate::Seen);
     // Copied: a call that waits for its sys_exit may outlive the slot's present content.
     scratch.call.parameters = *maps::PARAMETERS.get(scratch.call.slot)?;
+    if scratch.call.parameters.flags & SlotFlags::DENIED != 0 {
+        entered::note(bpf_get_current_pid_tgid() as u32);
+    }
     Some((scratch, ledger))
 }
 

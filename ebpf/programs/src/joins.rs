@@ -7,20 +7,20 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use ebpf_hello_abi::{
-    BITMAP_EXIT, CpuLedger, Fate, Handler, HeaderFlags, Join, Outcome, SYSCALL_LIMIT, SlotFlags,
-    SlotParameters, bitmap_of, slot,
+    ABSENT, BITMAP_EXIT, CpuLedger, Fate, Handler, HeaderFlags, Join, Outcome, SYSCALL_LIMIT,
+    SlotFlags, SlotParameters, bitmap_of, slot,
 };
 
 use crate::{
     admission::is_admitted,
-    config::offset,
+    config::{config, offset},
     counters::NOEXIST,
     dispatch::{abi, is_wanted, outcome_of},
     emit::{self, Scratch},
-    events,
+    entered, events,
     handlers::take_arguments,
     maps,
-    task::Address,
+    task::{Address, Task},
 };
 
 /// A blocked call that a signal interrupted returns this or a restart code, never to be taken for
@@ -75,6 +75,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if number >= SYSCALL_LIMIT || !is_wanted(BITMAP_EXIT, number) {
         return 0;
     }
+    let entered = entered::take(bpf_get_current_pid_tgid() as u32);
     let Some(scratch) = emit::scratch() else {
         return 0;
     };
@@ -88,11 +89,19 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         scratch.call.flags = HeaderFlags::RETURNED;
         scratch.call.return_value = return_value;
         make(scratch, ledger);
-    } else {
+    } else if !entered && is_under_seccomp() {
         denied(scratch, ledger, registers, number, return_value);
     }
     emit::release(scratch);
     0
+}
+
+/// Whether the current thread has a seccomp filter, without which nothing is refused: who was in a
+/// call before its entry was watched has a sys_exit only, too.
+#[inline(always)]
+fn is_under_seccomp() -> bool {
+    let offset = config!(seccomp_mode);
+    offset == ABSENT || Task::current().0.read::<u32>(offset) != 0
 }
 
 /// The thread ends: what it waited for will not come.
@@ -101,6 +110,8 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn abandon_join() -> u64 {
+    // Its number will be another thread's.
+    entered::take(bpf_get_current_pid_tgid() as u32);
     let Some(scratch) = emit::scratch() else {
         return 0;
     };

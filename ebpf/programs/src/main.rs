@@ -9,7 +9,9 @@
 //! handlers.rs   what is tail-called: exec, timer, trace, path, sock, count, ignore
 //! admission.rs  users, executables, sampling, rate     counters.rs  exact counts
 //! joins.rs      sys_exit: return values, out-parameters, what seccomp refused
+//! entered.rs    who is in a call: all others were refused
 //! events.rs     the events of system calls
+//! io_uring.rs   what passes sys_enter by
 //! ourselves.rs  run by the loader: who am I, who reads my output
 //! emit.rs       ledger, sequence, ring buffers         maps.rs      every map
 //! current.rs    the caller, by typed loads
@@ -32,9 +34,11 @@ mod counters;
 mod current;
 mod dispatch;
 mod emit;
+mod entered;
 mod events;
 mod executable;
 mod handlers;
+mod io_uring;
 mod joins;
 mod maps;
 mod ourselves;

@@ -5,17 +5,23 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use ebpf_hello_abi::{
-    BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME, Condition,
-    CountKey, CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Process, SELF_HINTS as SELF_HINT_COUNT,
-    SLOTS_PER_TABLE, SlotParameters, WhoAmI,
+    BITMAPS as BITMAP_COUNT, BinaryKey, Bitmap, Bucket, BucketKey, CgroupName, Condition, CountKey,
+    CpuLedger, Join, MAX_RING_SHARDS, OVERFLOWS, Opcodes, Process, SELF_HINTS as SELF_HINT_COUNT,
+    SLOTS_PER_TABLE, SlotParameters, THREAD_WORDS, WhoAmI,
 };
 
-use crate::emit::{Executable, Scratch};
+use crate::{
+    cgroups::Change,
+    emit::{Executable, Scratch},
+};
 
 #[map]
 pub(crate) static TABLES: ProgramArray = ProgramArray::with_max_entries(SLOTS_PER_TABLE, 0);
 #[map]
 pub(crate) static PARAMETERS: Array<SlotParameters> = Array::with_max_entries(SLOTS_PER_TABLE, 0);
+/// By table; the loader makes it as long as there are tables.
+#[map]
+pub(crate) static IO_URING: Array<Opcodes> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static BITMAPS: Array<Bitmap> = Array::with_max_entries(BITMAP_COUNT, 0);
 /// Outcome id to packed (table, generation); 0 is the node's default.
@@ -25,8 +31,10 @@ pub(crate) static OUTCOMES: Array<u64> = Array::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, 0);
 #[map]
-pub(crate) static CGROUP_NAMES: HashMap<[u8; CGROUP_NAME], u32> =
-    HashMap::with_max_entries(8_192, 0);
+pub(crate) static CGROUP_NAMES: HashMap<CgroupName, u32> = HashMap::with_max_entries(8_192, 0);
+/// Room to work in for who makes or removes a cgroup.
+#[map]
+pub(crate) static CGROUP_CHANGE: Array<Change> = Array::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static CONDITIONS: Array<Condition> = Array::with_max_entries(4_096, 0);
@@ -38,6 +46,9 @@ pub(crate) static EXECUTABLES: HashMap<u32, Executable> = HashMap::with_max_entr
 pub(crate) static BUCKETS: HashMap<BucketKey, Bucket> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static JOINS: HashMap<u32, Join> = HashMap::with_max_entries(16_384, 0);
+
+#[map]
+pub(crate) static ENTERED: Array<u64> = Array::with_max_entries(THREAD_WORDS, 0);
 
 #[map]
 pub(crate) static LEDGER: PerCpuArray<CpuLedger> = PerCpuArray::with_max_entries(1, 0);

@@ -20,7 +20,7 @@ use crate::{
     canary,
     config::{config, offset},
     emit::{self, READ, Scratch, VARIABLE_MASK},
-    executable, joins, maps, ourselves,
+    entered, executable, joins, maps, ourselves,
     path::{self, Place},
     task::{Address, Task},
 };
@@ -58,7 +58,9 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let parent_exec_id = remember_exec(task, tgid);
     follow_our_program(binary, tgid);
     // The call that became this image, by the thread's number before it became the leader.
-    let _ = maps::JOINS.remove(ctx.arg::<u64>(1) as u32);
+    let thread = ctx.arg::<u64>(1) as u32;
+    let _ = maps::JOINS.remove(thread);
+    entered::take(thread);
     executable::remember(task, binary, tgid);
     let is_canary = canary::is_exec(task);
     if !is_reported(Handler::ProcessExec, tgid, is_canary) {

@@ -9,6 +9,7 @@ use crate::config::{config, offset};
 
 /// What can be read from a kernel struct: any bits are a value.
 pub(crate) trait Number: Copy {}
+impl Number for u8 {}
 impl Number for u16 {}
 impl Number for u32 {}
 impl Number for u64 {}

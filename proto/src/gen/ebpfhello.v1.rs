@@ -120,7 +120,8 @@ pub struct Path {
     #[prost(enumeration = "Abi", tag = "3")]
     #[prost_canonical_serde(proto_name = "abi", json_name = "abi")]
     pub abi: i32,
-    /// The path as given, absolute or relative to `dirfd`. At most 4095 bytes.
+    /// The path as given, absolute or relative to `dirfd`; of symlink* the text that the link holds. At
+    /// most 4095 bytes.
     #[prost(string, tag = "4")]
     #[prost_canonical_serde(proto_name = "path", json_name = "path")]
     pub path: ::prost::alloc::string::String,
@@ -129,7 +130,7 @@ pub struct Path {
     #[prost(int32, optional, tag = "5")]
     #[prost_canonical_serde(proto_name = "dirfd", json_name = "dirfd")]
     pub dirfd: ::core::option::Option<i32>,
-    /// Second path of rename*, link* and symlink*. At most 4095 bytes.
+    /// Second path of rename*, link* and symlink*: the name that the call makes. At most 4095 bytes.
     #[prost(string, tag = "6")]
     #[prost_canonical_serde(proto_name = "new_path", json_name = "newPath")]
     pub new_path: ::prost::alloc::string::String,
@@ -231,6 +232,11 @@ pub struct Sock {
     #[prost(bool, tag = "11")]
     #[prost_canonical_serde(proto_name = "denied", json_name = "denied")]
     pub denied: bool,
+    /// The call behind a "socketcall" of ABI_IA32: "connect" and so on; decimal when it has no name. Empty
+    /// for other calls.
+    #[prost(string, tag = "12")]
+    #[prost_canonical_serde(proto_name = "call", json_name = "call")]
+    pub call: ::prost::alloc::string::String,
 }
 /// The system call ABI a number and a name belong to.
 #[derive(
@@ -248,6 +254,9 @@ pub enum Abi {
     Ia32 = 2,
     /// 64-bit ARM.
     Aarch64 = 3,
+    /// No system calls, but io_uring's operations: the number is the opcode, the name that of `enum
+    /// io_uring_op`. Only where calls are counted.
+    IoUring = 4,
 }
 impl Abi {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -260,6 +269,7 @@ impl Abi {
             Self::X8664 => "ABI_X86_64",
             Self::Ia32 => "ABI_IA32",
             Self::Aarch64 => "ABI_AARCH64",
+            Self::IoUring => "ABI_IO_URING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -269,6 +279,7 @@ impl Abi {
             "ABI_X86_64" => Some(Self::X8664),
             "ABI_IA32" => Some(Self::Ia32),
             "ABI_AARCH64" => Some(Self::Aarch64),
+            "ABI_IO_URING" => Some(Self::IoUring),
             _ => None,
         }
     }
@@ -327,7 +338,7 @@ pub struct ExecCount {
     #[prost_canonical_serde(proto_name = "count", json_name = "count")]
     pub count: u64,
 }
-/// Calls of one system call.
+/// Calls of one system call, or operations of one io_uring opcode: those have ABI_IO_URING.
 #[derive(
     ::prost_canonical_serde::CanonicalSerialize,
     ::prost_canonical_serde::CanonicalDeserialize
