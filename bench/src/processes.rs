@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, ensure};
 use ebpf_hello_loader::{
-    Kernel, LoadError, Options, Record, RecordError, Sink, StopHandle,
+    CgroupView, Kernel, LoadError, Options, Record, RecordError, Sink, StopHandle,
     abi::{Fate, Handler},
 };
 
@@ -166,6 +166,8 @@ impl Loaded {
 // === impl Discard ===
 
 impl Sink for Discard {
+    fn cgroup(&mut self, _: CgroupView<'_>) {}
+
     fn record(&mut self, record: Record<'_>) {
         std::hint::black_box(&record);
     }
