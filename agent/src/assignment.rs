@@ -95,7 +95,16 @@ impl Assignment {
             stays
         });
         let named: HashSet<&Name> = desired.names.iter().map(|(name, _)| name).collect();
-        self.unbind_names(|name| named.contains(name), kernel);
+        // Where tables are short, those that are there need them more than those that may come.
+        let is_short = before > 0 || !kernel.has_free_table();
+        let used: HashSet<u32> = members.values().copied().collect();
+        self.unbind_names(
+            |name, outcome| {
+                let may_stay = !is_short || outcome == DEFAULT_OUTCOME || used.contains(&outcome);
+                named.contains(name) && may_stay
+            },
+            kernel,
+        );
         self.drop_empty(&members, kernel)?;
         let outcomes = self.choose(&desired.tables(), &wanted, &members);
         for (table, outcome) in &outcomes {
@@ -161,7 +170,7 @@ impl Assignment {
 
     /// Forgets what was foretold in a cgroup that is gone.
     pub(crate) fn forget(&mut self, id: u64, kernel: &mut Kernel) {
-        self.unbind_names(|(parent, _)| *parent != id, kernel);
+        self.unbind_names(|(parent, _), _| *parent != id, kernel);
     }
 
     /// Gives a cgroup that is yet to come its table, by the outcome `known` to have it, if any is.
@@ -201,9 +210,9 @@ impl Assignment {
         Ok(())
     }
 
-    fn unbind_names(&mut self, stays: impl Fn(&Name) -> bool, kernel: &mut Kernel) {
-        self.names.retain(|name, _| {
-            let stays = stays(name);
+    fn unbind_names(&mut self, stays: impl Fn(&Name, u32) -> bool, kernel: &mut Kernel) {
+        self.names.retain(|name, outcome| {
+            let stays = stays(name, *outcome);
             if !stays {
                 kernel.unbind_name(Some(name.0), &name.1);
             }
