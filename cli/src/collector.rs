@@ -13,7 +13,7 @@ use ebpf_hello_collector::{
     },
     caller::{Authenticate, Trusted},
     ingest::Enrol,
-    log::{Log, Memory, Store, StoreOptions},
+    log::{DEFAULT_MEMORY, Log, Memory, Nats, NatsOptions, Store, StoreOptions},
     metrics::CollectorMetrics,
     serve::{Collector, Handshake, Listener, Options, serve},
 };
@@ -46,6 +46,18 @@ pub(crate) struct CollectorArguments {
     /// What shares events out: memory, for one collector; nats://HOST:PORT or tls://HOST:PORT, for any number.
     #[arg(long, value_name = "HUB", default_value = "memory")]
     hub: String,
+    /// Credentials file for NATS (JWT and nkey seed).
+    #[arg(long, value_name = "FILE")]
+    hub_credentials: Option<PathBuf>,
+    /// Authorities, PEM, that the NATS server's certificate may be from.
+    #[arg(long, value_name = "FILE")]
+    hub_ca: Option<PathBuf>,
+    /// Certificate for NATS, PEM.
+    #[arg(long, value_name = "FILE", requires = "hub_key")]
+    hub_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "hub_cert")]
+    hub_key: Option<PathBuf>,
     /// Metrics and health.
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
@@ -141,13 +153,19 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
 }
 
 async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
+    if arguments.hub.starts_with("nats://") || arguments.hub.starts_with("tls://") {
+        return Ok(Arc::new(nats(arguments).await?));
+    }
     if arguments.hub != "memory" {
-        bail!("--hub {}: expected memory", arguments.hub);
+        bail!(
+            "--hub {}: expected memory, nats://HOST:PORT or tls://HOST:PORT",
+            arguments.hub
+        );
     }
     Ok(match &arguments.store {
         None => {
             tracing::info!("events are kept in memory only: they are gone when this process ends");
-            Arc::new(Memory::new(ebpf_hello_collector::log::DEFAULT_MEMORY))
+            Arc::new(Memory::new(DEFAULT_MEMORY))
         }
         Some(directory) => Arc::new(
             Store::open(StoreOptions {
@@ -159,6 +177,23 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             .context("cannot open the store")?,
         ),
     })
+}
+
+async fn nats(arguments: &CollectorArguments) -> anyhow::Result<Nats> {
+    if arguments.store.is_some() {
+        bail!("--store goes with --hub memory: with NATS the events are in its stream");
+    }
+    let certificate = arguments.hub_cert.clone().zip(arguments.hub_key.clone());
+    Nats::open(NatsOptions {
+        credentials: arguments.hub_credentials.clone(),
+        authorities: arguments.hub_ca.clone(),
+        certificate,
+        max_bytes: arguments.store_size.as_u64(),
+        max_age: arguments.store_age,
+        ..NatsOptions::new(arguments.hub.clone())
+    })
+    .await
+    .context("cannot use the hub")
 }
 
 async fn tls(access: &AccessArguments) -> anyhow::Result<Option<Arc<Reload<TlsFiles>>>> {
@@ -222,7 +257,7 @@ async fn listeners(
     arguments: &CollectorArguments,
     tls: Option<Arc<Reload<TlsFiles>>>,
     authenticate: Arc<dyn Authenticate>,
-) -> anyhow::Result<(Vec<Listener>, socket::Served)> {
+) -> anyhow::Result<(Vec<Listener>, Option<socket::Served>)> {
     let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), Limits::default()));
     let mut listeners = Vec::new();
     for listen in &arguments.listen {
@@ -251,9 +286,21 @@ async fn listeners(
         };
         listeners.push(listener);
     }
-    let (local, socket) = socket::bind(None).await?;
-    tracing::info!(server = socket.url(), "serving observers on this machine");
-    listeners.push(local);
+    let socket = match socket::bind(None).await {
+        Ok((local, socket)) => {
+            tracing::info!(server = socket.url(), "serving observers on this machine");
+            listeners.push(local);
+            Some(socket)
+        }
+        // Whoever is not root can still be asked at its other addresses.
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "not serving observers on this machine"
+            );
+            None
+        }
+    };
     Ok((listeners, socket))
 }
 
