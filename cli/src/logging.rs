@@ -8,13 +8,15 @@ use crate::args::LogFormat;
 
 /// Environment variable with the level, in tracing's directive syntax.
 const LEVEL: &str = "EBPF_HELLO_LOG";
+/// What the libraries of the stores say in the course of their work is of no use to who runs us.
+const DEFAULT: &str = "info,async_nats=warn,fjall=warn,lsm_tree=warn";
 
 pub(crate) fn start(format: LogFormat) {
     let (filter, problem) = match std::env::var(LEVEL) {
-        Err(_) => (EnvFilter::new("info"), None),
+        Err(_) => (EnvFilter::new(DEFAULT), None),
         Ok(text) => match EnvFilter::try_new(&text) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), Some(error)),
+            Err(error) => (EnvFilter::new(DEFAULT), Some(error)),
         },
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

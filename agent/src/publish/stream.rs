@@ -335,10 +335,11 @@ impl Session<'_> {
         reports: &mut watch::Receiver<Option<v1::NodeReport>>,
     ) -> Result<(), Status> {
         self.report = false;
-        self.report_due = Instant::now() + self.uplink.shared.state().report_interval;
+        // The first one is sent as soon as it is there.
         let Some(report) = reports.borrow_and_update().clone() else {
             return Ok(());
         };
+        self.report_due = Instant::now() + self.uplink.shared.state().report_interval;
         let request = PublishRequest {
             message: Some(publish_request::Message::Report(Box::new(report))),
         };
