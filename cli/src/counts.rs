@@ -68,7 +68,9 @@ struct Reading {
 }
 
 pub(crate) fn run(arguments: &CountsArgs) -> anyhow::Result<()> {
-    runtime()?.block_on(counts(arguments))
+    runtime()?
+        .block_on(counts(arguments))
+        .with_context(|| arguments.connect.url())
 }
 
 async fn counts(arguments: &CountsArgs) -> anyhow::Result<()> {

@@ -52,14 +52,9 @@ pub(crate) fn explain(status: &Status, selection: &Selection) -> anyhow::Error {
     let error = anyhow::anyhow!(text(status, selection));
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => error.context(Unreachable),
-        // No answer at all: what listens there speaks something else, or the connection broke.
-        Code::Unknown
-            if status
-                .source()
-                .is_some_and(|cause| cause.is::<tonic::transport::Error>()) =>
-        {
-            error.context(Unreachable)
-        }
+        // No answer at all, this side made the status up: what listens there speaks something else, or the connection
+        // broke.
+        Code::Unknown | Code::Internal if status.source().is_some() => error.context(Unreachable),
         _ => error,
     }
 }
