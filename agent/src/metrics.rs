@@ -71,10 +71,10 @@ impl fmt::Debug for AtScrape {
 
 impl Collector for AtScrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let status = self.node.status(self.version);
+        let status = self.node.state(self.version);
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match status {
-            Ok(status) => {
+            Ok((status, _)) => {
                 *failed = None;
                 encode_status(&status, &mut encoder)
             }

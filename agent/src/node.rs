@@ -10,7 +10,7 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Exclusion, Kernel, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters, StopHandle,
     abi::{Bucket, BucketKey, Handler},
 };
 use ebpf_hello_policy::{Arch, Filter};
@@ -300,12 +300,11 @@ impl Node {
     /// A failed map look-up.
     pub fn ledger(&self) -> Result<Ledger, AgentError> {
         let kernel = self.kernel();
-        Ok(ledger::ledger(
-            &kernel.ledger()?,
-            &kernel.counts()?,
-            &self.received,
-            &self.accounts,
-        ))
+        Ok(self.balance(&kernel.ledger()?, &kernel.counts()?))
+    }
+
+    fn balance(&self, kernel: &KernelLedger, counts: &Counts) -> Ledger {
+        ledger::ledger(kernel, counts, &self.received, &self.accounts)
     }
 
     /// Sequence numbers taken on each CPU so far.
@@ -339,14 +338,22 @@ impl Node {
     /// # Errors
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
-        let ledger = self.ledger()?;
+        let (mut status, _) = self.state(version)?;
+        status.maps = self.kernel().maps()?;
+        Ok(status)
+    }
+
+    /// The status but for its maps, which nobody else shows and each of which is asked of the kernel; and the counts,
+    /// whose maps are walked once for everything that is made of them.
+    pub(crate) fn state(&self, version: &str) -> Result<(Status, Counts), AgentError> {
         let placement = self.core.placement();
         let kernel = self.kernel();
         let counts = kernel.counts()?;
+        let kernel_ledger = kernel.ledger()?;
         let (ring_shards, ring_bytes) = kernel.rings();
         let half = &placement.default().native;
         let summary = placement.summary();
-        Ok(Status {
+        let status = Status {
             version: version.to_owned(),
             pid: kernel.tgid(),
             node: self.options.node.clone(),
@@ -400,10 +407,11 @@ impl Node {
             ring_shards,
             ring_bytes,
             programs: kernel.programs()?,
-            maps: kernel.maps()?,
-            sequences: kernel.ledger()?.sequences(),
-            ledger,
-        })
+            maps: Vec::new(),
+            sequences: kernel_ledger.sequences(),
+            ledger: self.balance(&kernel_ledger, &counts),
+        };
+        Ok((status, counts))
     }
 
     pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {

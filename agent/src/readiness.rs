@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::Way;
+use crate::{Way, canary::PATIENCE};
 
 /// What is known of it.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Readiness {
             None => vec!["no canary has come through yet".to_owned()],
             Some(failed) => failed
                 .iter()
-                .map(|way| format!("no {way} canary came through within 5 s"))
+                .map(|way| format!("no {way} canary came through within {} s", PATIENCE.as_secs()))
                 .collect(),
         };
         lock(&self.policy)

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use ebpf_hello_loader::ProgramStatus;
+use ebpf_hello_policy::Arch;
 use ebpf_hello_proto::{Timestamp, v1};
 
-use crate::{AgentError, Node, Status};
+use crate::{AgentError, Node, Status, counters::counters};
 
 impl Node {
     /// The node's state now.
@@ -13,14 +14,14 @@ impl Node {
     /// # Errors
     /// The kernel does not answer for a program or map of ours.
     pub fn report(&self, version: &str) -> Result<v1::NodeReport, AgentError> {
-        let status = self.status(version)?;
+        let (status, counts) = self.state(version)?;
         Ok(v1::NodeReport {
             time: Some(SystemTime::now().into()),
             node: Some(self.node(&status)),
             programs: status.programs.iter().map(program).collect(),
             filters: filters(&status),
             ledger: Some(status.ledger),
-            counters: Some(self.counters()?),
+            counters: Some(counters(&counts, Arch::host())),
             pods: Vec::new(),
         })
     }

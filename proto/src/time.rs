@@ -69,7 +69,10 @@ impl Timestamp {
         Self { seconds, nanos }
     }
 
-    fn in_range(self) -> bool {
+    /// Whether protobuf can carry it: the years 1 to 9999, and nanoseconds of a second
+    /// (`google/protobuf/timestamp.proto`).
+    #[must_use]
+    pub fn in_range(self) -> bool {
         TIMESTAMP_SECONDS.contains(&self.seconds) && (0..NANOS_PER_SECOND).contains(&self.nanos)
     }
 
