@@ -18,6 +18,7 @@ pub mod enrolment;
 mod event;
 mod flags;
 mod follower;
+pub mod identity;
 mod intake;
 mod ledger;
 pub mod metrics;

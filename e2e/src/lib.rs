@@ -1,0 +1,24 @@
+//! What the tests beside a real API server and on a real cluster start and ask. Not a part of the product.
+//!
+//! ```text
+//! ApiServer (etcd, kube-apiserver) ◀── kubeconfigs of ServiceAccounts ── Process (ebpf-hello agent, collector)
+//!        ▲                                                                   ▲
+//!        └──────────────────────────── a test ───────────────────────────────┘
+//! ```
+//!
+//! A fixture that cannot do its work panics with the reason: the test that needs it fails there.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
+mod apiserver;
+mod eventually;
+mod executable;
+mod process;
+
+pub use apiserver::{ApiServer, Request, TokenFor};
+pub use eventually::{PATIENCE, eventually};
+pub use executable::{generator, product};
+pub use process::Process;

@@ -1,0 +1,8 @@
+//! The api tier beside a real etcd and kube-apiserver.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps fails with the reason"
+)]
+
+mod definitions;
