@@ -16,6 +16,8 @@
 mod apiserver;
 mod eventually;
 mod executable;
+#[cfg(feature = "kind-tests")]
+pub mod kind;
 mod process;
 
 pub use apiserver::{ApiServer, Request, TokenFor};
