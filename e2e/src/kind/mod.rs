@@ -14,7 +14,7 @@ mod workload;
 
 pub use cluster::{Cluster, RELEASE, SYSTEM};
 pub use event::Event;
-pub use namespace::Namespace;
+pub use namespace::{Namespace, Pod};
 pub use node::Node;
 pub use observer::Observer;
 pub use workload::{Container, Workload};
