@@ -1,6 +1,7 @@
 //! The cluster that `scripts/e2e` made, or that E2E_CONTEXT names.
 
 use std::{
+    collections::BTreeSet,
     env,
     io::Write as _,
     path::PathBuf,
@@ -23,6 +24,7 @@ pub struct Cluster {
     chart: PathBuf,
     image: String,
     workload_image: String,
+    before: BTreeSet<String>,
 }
 
 // === impl Cluster ===
@@ -35,13 +37,39 @@ impl Cluster {
     pub fn connect() -> Cluster {
         let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make e2e`"));
         variable("KUBECONFIG");
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             chart: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/ebpf-hello")),
             image: variable("E2E_IMAGE"),
             workload_image: variable("E2E_WORKLOAD_IMAGE"),
+            before: BTreeSet::new(),
         };
-        cluster.kubectl(&["version"]);
+        // Of a run before this one, where the cluster was kept.
+        let _ = cluster.try_helm(&["uninstall", RELEASE, "--wait", "--timeout", "1m"]);
+        cluster.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s"]);
+        cluster.kubectl(&["delete", "crd", "--ignore-not-found", "syscallfilters.ebpf-hello.dev", "clustersyscallfilters.ebpf-hello.dev"]);
+        cluster.before = cluster.inventory();
         cluster
+    }
+
+    /// All objects there were before the installation.
+    pub fn before(&self) -> &BTreeSet<String> {
+        &self.before
+    }
+
+    /// All objects in the cluster, a line each: `RESOURCE NAMESPACE/NAME`. Not what comes and goes by itself.
+    pub fn inventory(&self) -> BTreeSet<String> {
+        let resources = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
+        let listed: Vec<&str> = resources
+            .lines()
+            .filter(|resource| !PASSING.contains(resource))
+            .collect();
+        let template = "{range .items[*]}{.kind}.{.apiVersion} {.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
+        self.kubectl(&["get", &listed.join(","), "-A", "--ignore-not-found", "-o", &format!("jsonpath={template}")])
+            .lines()
+            // The nodes' and the control plane's own: renewed under changing names.
+            .filter(|line| !line.contains(" kube-"))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The image of the tests' own pods.
@@ -257,6 +285,9 @@ impl Cluster {
         self.await_that(what, PATIENCE, ask)
     }
 }
+
+/// Resources whose objects come and go without anybody's doing.
+const PASSING: &[&str] = &["events", "events.events.k8s.io", "componentstatuses"];
 
 /// Runs a command to its end: what it printed, or why it failed.
 pub(super) fn run(command: &mut Command, input: Option<&str>) -> Result<String, String> {
