@@ -15,6 +15,7 @@ mod cgroups;
 mod counters;
 mod desired;
 pub mod enrolment;
+pub mod epoch;
 mod event;
 mod flags;
 mod follower;

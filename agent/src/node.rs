@@ -6,11 +6,12 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters,
+    StopHandle,
     abi::{Bucket, BucketKey, Handler},
 };
 use ebpf_hello_policy::{Arch, Filter};
@@ -82,6 +83,8 @@ pub struct NodeOptions {
     pub load: Options,
     /// The node's name on events.
     pub node: String,
+    /// The number of this run: greater than that of every earlier one of the node ([`crate::epoch`]).
+    pub epoch: u64,
     /// The policy.
     pub filters: Vec<Filter>,
     /// What hides secrets in events.
@@ -103,6 +106,7 @@ pub struct Node {
     pub(crate) canaries: Arc<Canaries>,
     pub(crate) readiness: Readiness,
     options: NodeOptions,
+    started: SystemTime,
     older_processes: &'static str,
 }
 
@@ -115,12 +119,13 @@ impl Node {
     /// # Errors
     /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
     pub fn start(options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
+        let started = SystemTime::now();
         let arch = Arch::host();
         let (mut kernel, reader) = Kernel::load(options.load)?;
         let policies = Arc::new(Policies::default());
         let origin = Arc::new(Origin {
             node: options.node.clone(),
-            epoch: epoch(),
+            epoch: options.epoch,
             arch,
             policies: Arc::clone(&policies),
             suppressed: Arc::default(),
@@ -163,6 +168,7 @@ impl Node {
             canaries,
             readiness: Readiness::default(),
             options,
+            started,
             older_processes,
         };
         Ok((node, events))
@@ -320,7 +326,17 @@ impl Node {
         &self.options.node
     }
 
-    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    /// Bytes that wait in each ring buffer, in the order of the shards.
+    pub(crate) fn ring_bytes_waiting(&self) -> impl Iterator<Item = u64> {
+        self.received.waiting()
+    }
+
+    /// When it was started.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The agent's run on its node, as [`NodeOptions`] had it.
     pub fn epoch(&self) -> u64 {
         self.origin.epoch
     }
@@ -476,14 +492,5 @@ fn spawn(
         .map_err(|error| AgentError::Thread {
             name: "ring-reader",
             error,
-        })
-}
-
-/// New and ordered at every start of a node's agent: microseconds since 1970.
-fn epoch() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
         })
 }
