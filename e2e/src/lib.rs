@@ -14,6 +14,7 @@
 )]
 
 mod apiserver;
+pub mod chart;
 mod eventually;
 mod executable;
 #[cfg(feature = "kind-tests")]
