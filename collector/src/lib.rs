@@ -14,6 +14,7 @@ mod attribution;
 pub mod caller;
 pub mod fleet;
 pub mod ingest;
+pub mod kubernetes;
 pub mod log;
 pub mod mask;
 pub mod metrics;
