@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
+use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, product};
 use ebpf_hello_proto::v1::{Event, event::Kind};
 use k8s_openapi::api::{
     core::v1::{Binding, Pod},
@@ -209,10 +209,16 @@ async fn run(client: Client, place: &Place, plan: Plan) -> Truth {
         "spec": {"containers": [{"name": "web", "image": "web:1"}], "terminationGracePeriodSeconds": 0},
     }))
     .unwrap();
-    let pod = eventually(&format!("{name} is made"), async || {
-        pods.create(&PostParams::default(), &pod).await
-    })
-    .await;
+    let pod = loop {
+        match pods.create(&PostParams::default(), &pod).await {
+            Ok(pod) => break pod,
+            // Its predecessor is late.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+    };
     let uid = pod.uid().unwrap();
     let mut bound = None;
     if plan.bound_after.is_none() {
@@ -294,9 +300,8 @@ async fn bind(pods: &Api<Pod>, name: &str) {
         "target": {"kind": "Node", "name": NODE},
     }))
     .unwrap();
-    let body = serde_json::to_vec(&binding).unwrap();
     let _: serde_json::Value = pods
-        .create_subresource("binding", name, &PostParams::default(), body)
+        .create_subresource("binding", name, &PostParams::default(), &binding)
         .await
         .unwrap();
 }
@@ -501,7 +506,11 @@ impl Place {
     async fn remove(&self, uid: &str, container: &str) {
         let pod = self.pod(uid);
         for directory in [pod.join(container), pod] {
-            eventually("the cgroup is empty", async || fs::remove_dir(&directory)).await;
+            let end = Instant::now() + PATIENCE;
+            while let Err(error) = fs::remove_dir(&directory) {
+                assert!(Instant::now() < end, "{}: {error}", directory.display());
+                sleep(Duration::from_millis(20)).await;
+            }
         }
     }
 }
