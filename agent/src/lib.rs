@@ -20,6 +20,7 @@ mod flags;
 mod follower;
 pub mod identity;
 mod intake;
+pub mod kubernetes;
 mod ledger;
 pub mod metrics;
 mod node;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters,
+    StopHandle,
     abi::{Bucket, BucketKey, Handler},
 };
 use ebpf_hello_policy::{Arch, Filter};
@@ -22,6 +23,7 @@ use crate::{
     counters::counters,
     event::Origin,
     follower::{self, Changes, Core},
+    identity::{self, Identity, IdentityOptions},
     intake::Intake,
     ledger,
     placement::Placement,
@@ -86,6 +88,8 @@ pub struct NodeOptions {
     pub filters: Vec<Filter>,
     /// What hides secrets in events.
     pub redactor: Redactor,
+    /// How events get their pods; `None` where there are none.
+    pub identity: Option<IdentityOptions>,
 }
 
 /// A running node.
@@ -102,6 +106,7 @@ pub struct Node {
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
     pub(crate) readiness: Readiness,
+    pub(crate) identity: Option<Arc<Identity>>,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -128,7 +133,23 @@ impl Node {
         });
         let accounts = Arc::new(Accounts::default());
         let canaries = Arc::new(Canaries::default());
-        let (out, events) = sync_channel(QUEUE);
+        let identity = options.identity.clone().map(Identity::new).map(Arc::new);
+        let (out, mut events) = sync_channel(QUEUE);
+        if let Some(identity) = &identity {
+            let (identified, consumed) = sync_channel(QUEUE);
+            let read = std::mem::replace(&mut events, consumed);
+            // Ends by itself when the last sender goes, before the receiver does.
+            identity::spawn(
+                Arc::clone(identity),
+                Arc::clone(&origin),
+                Arc::clone(&accounts),
+                read,
+                identified,
+            )?;
+        }
+        let paths = identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.paths));
         let stop = reader.stop_handle();
         let received = reader.counters();
 
@@ -137,7 +158,7 @@ impl Node {
         for _ in &older {
             accounts.add_synthetic();
         }
-        let mut placement = Placement::new(options.filters.clone(), policies);
+        let mut placement = Placement::new(options.filters.clone(), policies, paths.clone());
         placement.program(&mut kernel)?;
         let core = Arc::new(Core::new(kernel, placement));
         let (changes, changed) = Changes::new();
@@ -149,6 +170,7 @@ impl Node {
             Arc::clone(&accounts),
             out.clone(),
             changes,
+            paths,
         );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
@@ -162,6 +184,7 @@ impl Node {
             accounts,
             canaries,
             readiness: Readiness::default(),
+            identity,
             options,
             older_processes,
         };

@@ -1,6 +1,6 @@
 //! The policy in the kernel: made what the filters ask for, and kept so while cgroups come and go.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ebpf_hello_loader::{
     Kernel,
@@ -13,6 +13,7 @@ use crate::{
     assignment::{Assignment, Summary},
     cgroups::{self, Cgroup, Change, Tree},
     desired::{Desired, Selection},
+    identity::Paths,
     node::AgentError,
     policies::Policies,
     suppressed::Suppressed,
@@ -30,6 +31,8 @@ pub(crate) struct Placement {
     /// What the last look at the tree made it.
     applied: Option<Desired>,
     tree: Tree,
+    /// Where events get their pods from, where there are any.
+    paths: Option<Arc<Paths>>,
     /// Limits that nobody used at the last sweep.
     idle: HashSet<BucketKey>,
     /// Nothing is attached any more, and nothing must be.
@@ -40,12 +43,17 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Of no cgroup yet: [`Placement::program`] programs it.
-    pub(crate) fn new(filters: Vec<Filter>, policies: Arc<Policies>) -> Self {
+    pub(crate) fn new(
+        filters: Vec<Filter>,
+        policies: Arc<Policies>,
+        paths: Option<Arc<Paths>>,
+    ) -> Self {
         Placement {
             selection: Selection::new(filters, Arch::host()),
             assignment: Assignment::new(Arch::host(), policies),
             applied: None,
             tree: Tree::default(),
+            paths,
             idle: HashSet::new(),
             closed: false,
         }
@@ -124,11 +132,15 @@ impl Placement {
                 Ok(Vec::new())
             };
         };
+        let began = Instant::now();
         let cgroups = cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
             mount: mount.display().to_string(),
             error,
         })?;
         self.tree = Tree::of(&cgroups);
+        if let Some(paths) = &self.paths {
+            paths.walked(&cgroups, began);
+        }
         Ok(cgroups)
     }
 

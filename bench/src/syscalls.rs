@@ -152,6 +152,7 @@ impl Syscalls {
             node: "bench".into(),
             filters: Vec::new(),
             redactor: Redactor::default(),
+            identity: None,
         };
         let (node, events) = Node::start(options).context("cannot start the node")?;
         let accounts = node.accounts();

@@ -15,6 +15,7 @@ use clap::Args;
 use ebpf_hello_agent::{
     Batch, Node, NodeOptions, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
+    identity::Pods,
     metrics::NodeMetrics,
     publish::{Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions},
 };
@@ -32,7 +33,9 @@ use crate::{
     filters::{self, Watcher},
     ledger,
     local::Local,
-    monitor, readiness,
+    monitor,
+    pods::PodArguments,
+    readiness,
 };
 
 /// How often new cgroups are looked for, and the node's state is told.
@@ -77,6 +80,8 @@ pub(crate) struct AgentArguments {
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
     #[command(flatten)]
+    pods: PodArguments,
+    #[command(flatten)]
     node: NodeArguments,
 }
 
@@ -89,18 +94,28 @@ enum Way {
 }
 
 pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
-    let options = NodeOptions {
-        load: arguments.node.load_options(Exclusion::SelfOnly)?,
-        node: arguments.name.clone().unwrap_or_else(host_name),
-        filters: filters::load(&arguments.filters)?,
-        redactor: Redactor::new(&arguments.node.redact)?,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
+    let name = arguments.name.clone().unwrap_or_else(host_name);
+    let kubernetes = runtime.block_on(arguments.pods.connect(&name))?;
+    let pods = Arc::new(Pods::default());
+    let options = NodeOptions {
+        load: arguments.node.load_options(Exclusion::SelfOnly)?,
+        node: name,
+        filters: filters::load(&arguments.filters)?,
+        redactor: Redactor::new(&arguments.node.redact)?,
+        identity: kubernetes
+            .is_some()
+            .then(|| arguments.pods.identity(&pods, None)),
+    };
     // Before anything is attached: a collector that cannot be named is no reason to slow a machine down.
     let connect = runtime.block_on(connect(arguments, &options.node))?;
+    if let Some(kubernetes) = &kubernetes {
+        let _runtime = runtime.enter();
+        arguments.pods.follow(kubernetes, &pods);
+    }
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
     let publisher = {

@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         node: host_name(),
         filters: filters(arguments)?,
         redactor: Redactor::new(&arguments.node.redact)?,
+        identity: None,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);

@@ -6,3 +6,4 @@
 )]
 
 mod definitions;
+mod identity;
