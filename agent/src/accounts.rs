@@ -23,6 +23,8 @@ pub enum Outcome {
     Corrupt,
     /// The collector refused the batch as invalid.
     Refused,
+    /// Another container of the pod was asked, or it is not known which this one is.
+    ContainerScope,
     /// The agent ended before it was acknowledged, and there was no spool to leave it in.
     Unsent,
 }
@@ -41,7 +43,7 @@ pub struct Accounts {
 
 impl Outcome {
     /// Every outcome, in the order of their numbers.
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 9] = [
         Outcome::Delivered,
         Outcome::OutputFailed,
         Outcome::Canary,
@@ -49,6 +51,7 @@ impl Outcome {
         Outcome::QueueFull,
         Outcome::Corrupt,
         Outcome::Refused,
+        Outcome::ContainerScope,
         Outcome::Unsent,
     ];
 
@@ -56,7 +59,7 @@ impl Outcome {
     #[must_use]
     pub fn loss(self) -> Option<(LossStage, LossReason)> {
         let reason = match self {
-            Outcome::Delivered | Outcome::Canary => return None,
+            Outcome::Delivered | Outcome::Canary | Outcome::ContainerScope => return None,
             Outcome::OutputFailed => {
                 return Some((LossStage::Subscriber, LossReason::OutputFailed));
             }

@@ -101,7 +101,7 @@ fn row(
         seen: kernel.get(handler, Fate::Seen) + synthetic,
         delivered: accounts.delivered(handler),
         counted: kernel.get(handler, Fate::Counted),
-        suppressed: suppressed(handler, kernel),
+        suppressed: suppressed(handler, kernel, accounts),
         table_miss: kernel.get(handler, Fate::TableMiss),
         self_: kernel.get(handler, Fate::SelfExcluded),
         canary: accounts.settled(handler, Outcome::Canary),
@@ -112,16 +112,23 @@ fn row(
     }
 }
 
-fn suppressed(handler: Handler, kernel: &KernelLedger) -> Vec<SuppressedCount> {
+fn suppressed(
+    handler: Handler,
+    kernel: &KernelLedger,
+    accounts: &Accounts,
+) -> Vec<SuppressedCount> {
+    let kernel = |fate| kernel.get(handler, fate);
+    let ours = |outcome| accounts.settled(handler, outcome);
     [
-        (Fate::SuppressedRate, SuppressedReason::Rate),
-        (Fate::SuppressedSampling, SuppressedReason::Sampling),
-        (Fate::SuppressedMatch, SuppressedReason::Match),
+        (kernel(Fate::SuppressedRate), SuppressedReason::Rate),
+        (kernel(Fate::SuppressedSampling), SuppressedReason::Sampling),
+        (kernel(Fate::SuppressedMatch), SuppressedReason::Match),
+        (ours(Outcome::ContainerScope), SuppressedReason::ContainerScope),
     ]
     .into_iter()
-    .map(|(fate, reason)| SuppressedCount {
+    .map(|(count, reason)| SuppressedCount {
         reason: reason.into(),
-        count: kernel.get(handler, fate),
+        count,
     })
     .filter(|row| row.count > 0)
     .collect()

@@ -36,6 +36,12 @@ impl Policies {
         }
     }
 
+    /// What a generation was; `None` where that is forgotten.
+    pub(crate) fn table(&self, generation: u64) -> Option<Arc<Table>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&generation).map(|known| Arc::clone(&known.table))
+    }
+
     /// The filter that chose what happened to a call; empty when none did.
     pub(crate) fn filter(&self, generation: u64, abi: Abi, number: u32) -> String {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);

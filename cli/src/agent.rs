@@ -13,8 +13,10 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
 use ebpf_hello_agent::{
-    Batch, Node, NodeOptions, Redactor,
+    Batch, Node, NodeOptions, Policy, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
+    identity::Pods,
+    kubernetes::{FilterWatch, Kubernetes},
     metrics::NodeMetrics,
     publish::{Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions},
 };
@@ -22,7 +24,9 @@ use ebpf_hello_loader::Exclusion;
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::interval,
+    sync::Notify,
+    task::spawn_blocking,
+    time::{interval, sleep},
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -37,6 +41,8 @@ use crate::{
 
 /// How often new cgroups are looked for, and the node's state is told.
 const TICK: Duration = Duration::from_secs(1);
+/// Between two reports of changed policies.
+const GAP: Duration = Duration::from_millis(100);
 /// Time for what is on its way at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,12 @@ pub(crate) struct AgentArguments {
     /// Files or folders with ClusterSyscallFilters.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     filters: Vec<PathBuf>,
+    /// Take pods, filters and this Node's labels from the API server.
+    #[arg(long, conflicts_with = "filters")]
+    kubernetes: bool,
+    /// How to reach the API server [default: as the pod this runs in].
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
     /// Where the node's certificate and state are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebpf-hello")]
     state_dir: PathBuf,
@@ -80,6 +92,12 @@ pub(crate) struct AgentArguments {
     node: NodeArguments,
 }
 
+/// What the API server tells.
+struct Cluster {
+    filters: FilterWatch,
+    pods: Arc<Pods>,
+}
+
 /// The way to the collector.
 enum Way {
     /// With TLS, as this node.
@@ -89,16 +107,22 @@ enum Way {
 }
 
 pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
-    let options = NodeOptions {
-        load: arguments.node.load_options(Exclusion::SelfOnly)?,
-        node: arguments.name.clone().unwrap_or_else(host_name),
-        filters: filters::load(&arguments.filters)?,
-        redactor: Redactor::new(&arguments.node.redact)?,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
+    let name = arguments.name.clone().unwrap_or_else(host_name);
+    let mut cluster = runtime.block_on(Cluster::open(arguments, &name))?;
+    let options = NodeOptions {
+        load: arguments.node.load_options(Exclusion::SelfOnly)?,
+        node: name,
+        policy: match &mut cluster {
+            Some(cluster) => cluster.filters.policy(),
+            None => Policy::of(filters::load(&arguments.filters)?),
+        },
+        pods: cluster.as_ref().map(|cluster| Arc::clone(&cluster.pods)),
+        redactor: Redactor::new(&arguments.node.redact)?,
+    };
     // Before anything is attached: a collector that cannot be named is no reason to slow a machine down.
     let connect = runtime.block_on(connect(arguments, &options.node))?;
     let (node, events) = Node::start(options).context("cannot start")?;
@@ -111,7 +135,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     let publisher = Arc::new(publisher);
     let local = Arc::new(runtime.block_on(Local::start(&node, None))?);
     let offering = offer(events, Arc::clone(&publisher), Arc::clone(&local))?;
-    let result = runtime.block_on(watch(arguments, &node, &publisher, &local));
+    let result = runtime.block_on(watch(arguments, &node, cluster, &publisher, &local));
     node.drain().context("cannot drain")?;
     if offering.join().is_err() {
         bail!("the publishing thread panicked");
@@ -216,6 +240,7 @@ fn offer(
 async fn watch(
     arguments: &AgentArguments,
     node: &Arc<Node>,
+    cluster: Option<Cluster>,
     publisher: &Publisher,
     local: &Local,
 ) -> anyhow::Result<()> {
@@ -227,6 +252,16 @@ async fn watch(
     let metrics = NodeMetrics::register(&mut registry, Arc::clone(node), env!("CARGO_PKG_VERSION"));
     tokio::spawn(monitor::serve(arguments.metrics_addr, registry, Arc::clone(node) as _).await?);
     let mut watcher = Watcher::new(&arguments.filters)?;
+    let programmed = Arc::new(Notify::new());
+    if let Some(cluster) = cluster {
+        let (metrics, programmed) = (metrics.clone(), Arc::clone(&programmed));
+        tokio::spawn(cluster.filters.keep(Arc::clone(node), move |took| {
+            metrics.observe_apply(took);
+            programmed.notify_one();
+        }));
+    }
+    let reports = report_changes(node, publisher, local, &programmed);
+    tokio::pin!(reports);
     let mut tick = interval(TICK);
     let serve = control.serve(node);
     tokio::pin!(serve);
@@ -257,7 +292,37 @@ async fn watch(
             }
             () = &mut serve => {}
             () = &mut canaries => {}
+            () = &mut reports => {}
         }
+    }
+}
+
+/// Tells at once what became of a changed policy; of many, not more often than people can read.
+async fn report_changes(node: &Arc<Node>, publisher: &Publisher, local: &Local, programmed: &Notify) {
+    loop {
+        programmed.notified().await;
+        let node = Arc::clone(node);
+        let report = spawn_blocking(move || node.report(env!("CARGO_PKG_VERSION"))).await;
+        if let Ok(Ok(report)) = report {
+            local.report(report.clone());
+            publisher.reports().send_replace(Some(report));
+        }
+        sleep(GAP).await;
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Reads how to reach the API server, and what was saved of it; nothing is asked yet. `None` without `--kubernetes`.
+    async fn open(arguments: &AgentArguments, node: &str) -> anyhow::Result<Option<Cluster>> {
+        if !arguments.kubernetes {
+            return Ok(None);
+        }
+        let kubernetes = Kubernetes::new(arguments.kubeconfig.as_deref(), node).await?;
+        let pods = Arc::new(Pods::default());
+        let filters = FilterWatch::new(kubernetes, Arc::clone(&pods), &arguments.state_dir);
+        Ok(Some(Cluster { filters, pods }))
     }
 }
 

@@ -6,3 +6,5 @@
 )]
 
 mod definitions;
+mod filters;
+mod stage;
