@@ -13,6 +13,7 @@ use ebpf_hello_collector::{
     },
     caller::{Authenticate, Trusted},
     ingest::Enrol,
+    kubernetes::Kubernetes,
     log::{DEFAULT_MEMORY, Log, Memory, Nats, NatsOptions, Store, StoreOptions},
     metrics::CollectorMetrics,
     serve::{Collector, Handshake, Listener, Options, serve},
@@ -63,6 +64,8 @@ pub(crate) struct CollectorArguments {
     metrics_addr: SocketAddr,
     #[command(flatten)]
     access: AccessArguments,
+    #[command(flatten)]
+    kubernetes: KubernetesArguments,
     /// Origins whose pages may read events in a browser; none by default.
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
@@ -100,6 +103,27 @@ struct AccessArguments {
     insecure: bool,
 }
 
+/// Which cluster it is part of.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Kubernetes")]
+struct KubernetesArguments {
+    /// Asks an API server, and writes the status of filters there.
+    #[arg(long)]
+    kubernetes: bool,
+    /// How to reach the API server [default: as the pod's ServiceAccount].
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of this collector and its agents [default: the pod's, or the kubeconfig's].
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    namespace: Option<String>,
+    /// DaemonSet of the agents: it says which nodes should run one.
+    #[arg(long, value_name = "NAME", default_value = "ebpf-hello-agent")]
+    agent_daemonset: String,
+    /// Lease whose holder, one of several collectors, writes status.
+    #[arg(long, value_name = "NAME", default_value = "ebpf-hello-collector")]
+    lease: String,
+}
+
 /// A collector's health: it runs, or its process has ended.
 struct Running(Arc<Collector>);
 
@@ -114,6 +138,7 @@ pub(crate) fn run(arguments: &CollectorArguments) -> anyhow::Result<()> {
 async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let kubernetes = kubernetes(&arguments.kubernetes).await?;
     let tls = tls(&arguments.access).await?;
     let enrollment = match &tls {
         Some(tls) if arguments.access.tls_dir.is_some() => {
@@ -150,6 +175,18 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         .await
         .context("the server panicked")?
         .context("cannot serve")
+}
+
+/// The API server, if there is one to ask.
+async fn kubernetes(arguments: &KubernetesArguments) -> anyhow::Result<Option<Kubernetes>> {
+    if !arguments.kubernetes {
+        return Ok(None);
+    }
+    let (kubeconfig, namespace) = (&arguments.kubeconfig, &arguments.namespace);
+    Kubernetes::new(kubeconfig.as_deref(), namespace.as_deref())
+        .await
+        .context("--kubernetes")
+        .map(Some)
 }
 
 async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {

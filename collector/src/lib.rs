@@ -13,6 +13,7 @@ pub mod accounts;
 pub mod caller;
 pub mod fleet;
 pub mod ingest;
+pub mod kubernetes;
 pub mod log;
 pub mod mask;
 pub mod metrics;

@@ -114,11 +114,20 @@ impl ApiServer {
         path
     }
 
-    /// kubectl as an administrator: what it prints.
+    /// kubectl as an administrator, unless the arguments say otherwise: what it prints.
     ///
     /// # Panics
     /// It fails.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.try_kubectl(arguments)
+            .unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// It fails: with what it printed.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(asset("kubectl"))
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig())
@@ -126,12 +135,11 @@ impl ApiServer {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        text
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+        }
     }
 
     /// Makes a namespace with labels, unless it is there.
