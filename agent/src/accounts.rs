@@ -23,8 +23,8 @@ pub enum Outcome {
     Corrupt,
     /// The collector refused the batch as invalid.
     Refused,
-    /// Another container of the pod was asked, or it is not known which this one is.
-    ContainerScope,
+    /// A filter that names containers wanted it, and it turned out to be of none of them, or of one not known in time.
+    OutOfScope,
     /// The agent ended before it was acknowledged, and there was no spool to leave it in.
     Unsent,
 }
@@ -51,15 +51,16 @@ impl Outcome {
         Outcome::QueueFull,
         Outcome::Corrupt,
         Outcome::Refused,
-        Outcome::ContainerScope,
+        Outcome::OutOfScope,
         Outcome::Unsent,
     ];
 
-    /// Where and why the event was lost, as the protocol says it; `None` when it was not.
+    /// Where and why the event was lost, as the protocol says it; `None` when it was not: when it came where it was meant
+    /// to, or was left out on request.
     #[must_use]
     pub fn loss(self) -> Option<(LossStage, LossReason)> {
         let reason = match self {
-            Outcome::Delivered | Outcome::Canary | Outcome::ContainerScope => return None,
+            Outcome::Delivered | Outcome::Canary | Outcome::OutOfScope => return None,
             Outcome::OutputFailed => {
                 return Some((LossStage::Subscriber, LossReason::OutputFailed));
             }

@@ -26,8 +26,8 @@ pub(crate) struct Cgroup {
 pub(crate) struct Change {
     pub(crate) what: CgroupChange,
     pub(crate) id: u64,
-    parent: u64,
-    name: String,
+    pub(crate) parent: u64,
+    pub(crate) name: String,
 }
 
 impl From<CgroupView<'_>> for Change {

@@ -278,13 +278,14 @@ impl Selection {
             known.is_there = there.contains(cgroup_uid.as_str());
             known.is_there || pods.get(cgroup_uid).is_some()
         });
-        let known = &self.known_pods;
-        self.scopes.retain(|cgroup_uid| known.contains_key(cgroup_uid));
+        let known = self.known_pods.values();
+        let known: HashSet<&str> = known.map(|known| known.pod.uid.as_str()).collect();
+        self.scopes.retain(|uid| known.contains(uid));
     }
 
     fn learn(&mut self, pod: &Arc<crate::identity::Pod>) {
         let tables = self.compiler.pod(pod);
-        self.scopes.insert(&pod.cgroup_uid, tables.scope.clone());
+        self.scopes.insert(&pod.uid, tables.scope.clone());
         self.known_pods.insert(pod.cgroup_uid.clone(), tables);
     }
 }

@@ -117,21 +117,26 @@ fn suppressed(
     kernel: &KernelLedger,
     accounts: &Accounts,
 ) -> Vec<SuppressedCount> {
-    let kernel = |fate| kernel.get(handler, fate);
-    let ours = |outcome| accounts.settled(handler, outcome);
-    [
-        (kernel(Fate::SuppressedRate), SuppressedReason::Rate),
-        (kernel(Fate::SuppressedSampling), SuppressedReason::Sampling),
-        (kernel(Fate::SuppressedMatch), SuppressedReason::Match),
-        (ours(Outcome::ContainerScope), SuppressedReason::ContainerScope),
+    let in_kernel = [
+        (Fate::SuppressedRate, SuppressedReason::Rate),
+        (Fate::SuppressedSampling, SuppressedReason::Sampling),
+        (Fate::SuppressedMatch, SuppressedReason::Match),
     ]
-    .into_iter()
-    .map(|(count, reason)| SuppressedCount {
-        reason: reason.into(),
-        count,
-    })
-    .filter(|row| row.count > 0)
-    .collect()
+    .map(|(fate, reason)| (reason, kernel.get(handler, fate)));
+    // The kernel sent it, before its container was known.
+    let out_of_scope = (
+        SuppressedReason::ContainerScope,
+        accounts.settled(handler, Outcome::OutOfScope),
+    );
+    in_kernel
+        .into_iter()
+        .chain([out_of_scope])
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| SuppressedCount {
+            reason: reason.into(),
+            count,
+        })
+        .collect()
 }
 
 fn total_suppressed(handlers: &[HandlerLedger]) -> Vec<SuppressedCount> {

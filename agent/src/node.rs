@@ -10,7 +10,8 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters,
+    StopHandle,
     abi::{Bucket, BucketKey, Handler},
 };
 use ebpf_hello_policy::Arch;
@@ -23,7 +24,7 @@ use crate::{
     desired::Selection,
     event::Origin,
     follower::{self, Changes, Core},
-    identity::Pods,
+    identity::{self, Identity, IdentityOptions},
     intake::Intake,
     ledger,
     placement::Placement,
@@ -87,10 +88,11 @@ pub struct NodeOptions {
     pub node: String,
     /// The policy to start with.
     pub policy: Policy,
-    /// The pods that filters select; `None` where there are none: a machine that is no node of a cluster.
-    pub pods: Option<Arc<Pods>>,
     /// What hides secrets in events.
     pub redactor: Redactor,
+    /// How events get their pods, and which pods filters select; `None` where there are none: a machine that is no
+    /// node of a cluster.
+    pub identity: Option<IdentityOptions>,
 }
 
 /// A running node.
@@ -107,6 +109,7 @@ pub struct Node {
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
     pub(crate) readiness: Readiness,
+    pub(crate) identity: Option<Arc<Identity>>,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -123,7 +126,10 @@ impl Node {
         let arch = Arch::host();
         let (mut kernel, reader) = Kernel::load(options.load)?;
         let policies = Arc::new(Policies::default());
-        let scopes = Arc::new(Scopes::default());
+        let scopes = Arc::new(Scopes::new(Arc::clone(&policies), arch));
+        if let Some(identity) = &mut options.identity {
+            identity.scope = Some(Arc::clone(&scopes) as _);
+        }
         let origin = Arc::new(Origin {
             node: options.node.clone(),
             epoch: epoch(),
@@ -134,7 +140,23 @@ impl Node {
         });
         let accounts = Arc::new(Accounts::default());
         let canaries = Arc::new(Canaries::default());
-        let (out, events) = sync_channel(QUEUE);
+        let identity = options.identity.clone().map(Identity::new).map(Arc::new);
+        let (out, mut events) = sync_channel(QUEUE);
+        if let Some(identity) = &identity {
+            let (identified, consumed) = sync_channel(QUEUE);
+            let read = std::mem::replace(&mut events, consumed);
+            // Ends by itself when the last sender goes, before the receiver does.
+            identity::spawn(
+                Arc::clone(identity),
+                Arc::clone(&origin),
+                Arc::clone(&accounts),
+                read,
+                identified,
+            )?;
+        }
+        let paths = identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.paths));
         let stop = reader.stop_handle();
         let received = reader.counters();
 
@@ -144,8 +166,9 @@ impl Node {
             accounts.add_synthetic();
         }
         let policy = std::mem::take(&mut options.policy);
-        let selection = Selection::new(policy, options.pods.clone(), Arc::clone(&scopes), arch);
-        let mut placement = Placement::new(selection, policies);
+        let pods = options.identity.as_ref().map(|identity| Arc::clone(&identity.pods));
+        let selection = Selection::new(policy, pods, scopes, arch);
+        let mut placement = Placement::new(selection, policies, paths.clone());
         placement.program(&mut kernel)?;
         let core = Arc::new(Core::new(kernel, placement));
         let (changes, changed) = Changes::new();
@@ -157,6 +180,7 @@ impl Node {
             Arc::clone(&accounts),
             out.clone(),
             changes,
+            paths,
         );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
@@ -170,6 +194,7 @@ impl Node {
             accounts,
             canaries,
             readiness: Readiness::default(),
+            identity,
             options,
             older_processes,
         };

@@ -1,6 +1,6 @@
 //! The policy in the kernel: made what the filters ask for, and kept so while cgroups come and go.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ebpf_hello_loader::{
     Kernel,
@@ -14,6 +14,7 @@ use crate::{
     cgroups::{self, Cgroup, Change, Tree},
     compiler::Policy,
     desired::{Desired, Selected, Selection},
+    identity::Paths,
     node::AgentError,
     policies::Policies,
     suppressed::Suppressed,
@@ -33,6 +34,8 @@ pub(crate) struct Placement {
     tree: Tree,
     /// Cgroups that the kernel knew and the last walk did not find.
     unfound: HashSet<u64>,
+    /// Where events get their pods from, where there are any.
+    paths: Option<Arc<Paths>>,
     /// Limits that nobody used at the last sweep.
     idle: HashSet<BucketKey>,
     /// Nothing is attached any more, and nothing must be.
@@ -43,13 +46,18 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Of no cgroup yet: [`Placement::program`] programs it.
-    pub(crate) fn new(selection: Selection, policies: Arc<Policies>) -> Self {
+    pub(crate) fn new(
+        selection: Selection,
+        policies: Arc<Policies>,
+        paths: Option<Arc<Paths>>,
+    ) -> Self {
         Placement {
             selection,
             assignment: Assignment::new(Arch::host(), policies),
             applied: None,
             tree: Tree::default(),
             unfound: HashSet::new(),
+            paths,
             idle: HashSet::new(),
             closed: false,
         }
@@ -156,11 +164,15 @@ impl Placement {
                 Ok(Vec::new())
             };
         };
+        let began = Instant::now();
         let cgroups = cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
             mount: mount.display().to_string(),
             error,
         })?;
         self.tree = Tree::of(&cgroups);
+        if let Some(paths) = &self.paths {
+            paths.walked(&cgroups, began);
+        }
         // In the order in which they are looked at otherwise.
         Ok(self.tree.cgroups())
     }

@@ -51,7 +51,12 @@ impl Readiness {
             None => vec!["no canary has come through yet".to_owned()],
             Some(failed) => failed
                 .iter()
-                .map(|way| format!("no {way} canary came through within {} s", PATIENCE.as_secs()))
+                .map(|way| {
+                    format!(
+                        "no {way} canary came through within {} s",
+                        PATIENCE.as_secs()
+                    )
+                })
                 .collect(),
         };
         lock(&self.policy)

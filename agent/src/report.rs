@@ -2,11 +2,14 @@
 
 use std::time::SystemTime;
 
-use ebpf_hello_loader::ProgramStatus;
+use ebpf_hello_loader::{Counts, ProgramStatus};
 use ebpf_hello_policy::Arch;
 use ebpf_hello_proto::{Timestamp, v1};
 
-use crate::{AgentError, Node, Status, counters::counters};
+use crate::{
+    AgentError, Node, Status,
+    counters::{by_pod, counters},
+};
 
 impl Node {
     /// The node's state now.
@@ -22,7 +25,15 @@ impl Node {
             filters: filters(&status),
             ledger: Some(status.ledger),
             counters: Some(counters(&counts, Arch::host())),
-            pods: Vec::new(),
+            pods: self.pod_counters(&counts),
+        })
+    }
+
+    /// What was counted in each pod, where pods are told apart.
+    fn pod_counters(&self, counts: &Counts) -> Vec<v1::PodCounters> {
+        let identity = self.identity.as_ref();
+        identity.map_or_else(Vec::new, |identity| {
+            by_pod(counts, Arch::host(), |cgroup| identity.pod(cgroup))
         })
     }
 

@@ -151,8 +151,8 @@ impl Syscalls {
             },
             node: "bench".into(),
             policy: ebpf_hello_agent::Policy::default(),
-            pods: None,
             redactor: Redactor::default(),
+            identity: None,
         };
         let (node, events) = Node::start(options).context("cannot start the node")?;
         let accounts = node.accounts();

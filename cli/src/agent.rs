@@ -16,7 +16,7 @@ use ebpf_hello_agent::{
     Batch, Node, NodeOptions, Policy, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
     identity::Pods,
-    kubernetes::{FilterWatch, Kubernetes},
+    kubernetes::FilterWatch,
     metrics::NodeMetrics,
     publish::{Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions},
 };
@@ -36,7 +36,9 @@ use crate::{
     filters::{self, Watcher},
     ledger,
     local::Local,
-    monitor, readiness,
+    monitor,
+    pods::PodArguments,
+    readiness,
 };
 
 /// How often new cgroups are looked for, and the node's state is told.
@@ -61,12 +63,6 @@ pub(crate) struct AgentArguments {
     /// Files or folders with ClusterSyscallFilters.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     filters: Vec<PathBuf>,
-    /// Take pods, filters and this Node's labels from the API server.
-    #[arg(long, conflicts_with = "filters")]
-    kubernetes: bool,
-    /// How to reach the API server [default: as the pod this runs in].
-    #[arg(long, value_name = "FILE", requires = "kubernetes")]
-    kubeconfig: Option<PathBuf>,
     /// Where the node's certificate and state are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ebpf-hello")]
     state_dir: PathBuf,
@@ -89,13 +85,9 @@ pub(crate) struct AgentArguments {
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
     #[command(flatten)]
+    pods: PodArguments,
+    #[command(flatten)]
     node: NodeArguments,
-}
-
-/// What the API server tells.
-struct Cluster {
-    filters: FilterWatch,
-    pods: Arc<Pods>,
 }
 
 /// The way to the collector.
@@ -112,19 +104,29 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
         .build()
         .context("cannot start the event loop")?;
     let name = arguments.name.clone().unwrap_or_else(host_name);
-    let mut cluster = runtime.block_on(Cluster::open(arguments, &name))?;
+    let kubernetes = runtime.block_on(arguments.pods.connect(&name))?;
+    let pods = Arc::new(Pods::default());
+    let mut filters = kubernetes.as_ref().map(|kubernetes| {
+        FilterWatch::new(kubernetes.clone(), Arc::clone(&pods), &arguments.state_dir)
+    });
     let options = NodeOptions {
         load: arguments.node.load_options(Exclusion::SelfOnly)?,
         node: name,
-        policy: match &mut cluster {
-            Some(cluster) => cluster.filters.policy(),
+        policy: match &mut filters {
+            Some(filters) => filters.policy(),
             None => Policy::of(filters::load(&arguments.filters)?),
         },
-        pods: cluster.as_ref().map(|cluster| Arc::clone(&cluster.pods)),
         redactor: Redactor::new(&arguments.node.redact)?,
+        identity: kubernetes
+            .is_some()
+            .then(|| arguments.pods.identity(&pods)),
     };
     // Before anything is attached: a collector that cannot be named is no reason to slow a machine down.
     let connect = runtime.block_on(connect(arguments, &options.node))?;
+    if let Some(kubernetes) = &kubernetes {
+        let _runtime = runtime.enter();
+        arguments.pods.follow(kubernetes, &pods);
+    }
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
     let publisher = {
@@ -135,7 +137,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     let publisher = Arc::new(publisher);
     let local = Arc::new(runtime.block_on(Local::start(&node, None))?);
     let offering = offer(events, Arc::clone(&publisher), Arc::clone(&local))?;
-    let result = runtime.block_on(watch(arguments, &node, cluster, &publisher, &local));
+    let result = runtime.block_on(watch(arguments, &node, filters, &publisher, &local));
     node.drain().context("cannot drain")?;
     if offering.join().is_err() {
         bail!("the publishing thread panicked");
@@ -240,7 +242,7 @@ fn offer(
 async fn watch(
     arguments: &AgentArguments,
     node: &Arc<Node>,
-    cluster: Option<Cluster>,
+    filters: Option<FilterWatch>,
     publisher: &Publisher,
     local: &Local,
 ) -> anyhow::Result<()> {
@@ -253,9 +255,9 @@ async fn watch(
     tokio::spawn(monitor::serve(arguments.metrics_addr, registry, Arc::clone(node) as _).await?);
     let mut watcher = Watcher::new(&arguments.filters)?;
     let programmed = Arc::new(Notify::new());
-    if let Some(cluster) = cluster {
+    if let Some(filters) = filters {
         let (metrics, programmed) = (metrics.clone(), Arc::clone(&programmed));
-        tokio::spawn(cluster.filters.keep(Arc::clone(node), move |took| {
+        tokio::spawn(filters.keep(Arc::clone(node), move |took| {
             metrics.observe_apply(took);
             programmed.notify_one();
         }));
@@ -287,7 +289,7 @@ async fn watch(
             }
             () = watcher.changed() => {
                 let started = std::time::Instant::now();
-                filters::reload(&arguments.filters, node);
+                crate::filters::reload(&arguments.filters, node);
                 metrics.observe_apply(started.elapsed());
             }
             () = &mut serve => {}
@@ -308,21 +310,6 @@ async fn report_changes(node: &Arc<Node>, publisher: &Publisher, local: &Local, 
             publisher.reports().send_replace(Some(report));
         }
         sleep(GAP).await;
-    }
-}
-
-// === impl Cluster ===
-
-impl Cluster {
-    /// Reads how to reach the API server, and what was saved of it; nothing is asked yet. `None` without `--kubernetes`.
-    async fn open(arguments: &AgentArguments, node: &str) -> anyhow::Result<Option<Cluster>> {
-        if !arguments.kubernetes {
-            return Ok(None);
-        }
-        let kubernetes = Kubernetes::new(arguments.kubeconfig.as_deref(), node).await?;
-        let pods = Arc::new(Pods::default());
-        let filters = FilterWatch::new(kubernetes, Arc::clone(&pods), &arguments.state_dir);
-        Ok(Some(Cluster { filters, pods }))
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         load: arguments.node.load_options(Exclusion::SelfAndAncestors)?,
         node: host_name(),
         policy: Policy::of(filters(arguments)?),
-        pods: None,
         redactor: Redactor::new(&arguments.node.redact)?,
+        identity: None,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);

@@ -113,7 +113,7 @@ impl FilterWatch {
         let mut pods = self.pods.changes();
         let mut save = tokio::time::interval(SAVE);
         self.follow_namespaces();
-        node.note_unheard(self.knowledge.unheard());
+        node.note_unheard(self.unheard());
         loop {
             tokio::select! {
                 Some((since, first)) = self.received.recv() => {
@@ -126,14 +126,26 @@ impl FilterWatch {
                             applied(since.elapsed());
                         }
                     }
-                    node.note_unheard(self.knowledge.unheard());
+                    node.note_unheard(self.unheard());
                 }
                 Ok(()) = pods.changed() => {
                     program(&node, Node::follow_pods).await;
+                    node.note_unheard(self.unheard());
                 }
                 _ = save.tick() => self.save().await,
             }
         }
+    }
+
+    /// What the node waits for, a sentence each; nothing where a policy was saved.
+    fn unheard(&self) -> Vec<String> {
+        let mut unheard = self.knowledge.unheard();
+        if self.saved.is_none() && !self.pods.is_listed() {
+            unheard.push(
+                "the API server has not told of this node's pods yet, and no policy is saved".to_owned(),
+            );
+        }
+        unheard
     }
 
     /// Takes in news and all that wait behind; whether they change the policy.
@@ -185,7 +197,7 @@ impl FilterWatch {
 
     /// Saves what is known, if it is enough for a policy and not on disk.
     async fn save(&mut self) {
-        if !self.knowledge.unheard().is_empty() {
+        if !self.unheard().is_empty() {
             return;
         }
         let mut saved = self.knowledge.saved();

@@ -27,8 +27,8 @@ const MAX: u64 = 64 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Saved {
-    version: u32,
-    node: String,
+    pub(super) version: u32,
+    pub(super) node: String,
     pub(super) node_labels: Labels,
     /// `None` where nobody asked for them.
     pub(super) namespaces: Option<HashMap<String, Labels>>,

@@ -53,7 +53,10 @@ impl Credentials {
         write("ca.crt", &certificate.pem());
         write("server.crt", &server.0);
         write("server.key", &server.1);
-        write("accounts.key", &KeyPair::generate().unwrap().serialize_pem());
+        write(
+            "accounts.key",
+            &KeyPair::generate().unwrap().serialize_pem(),
+        );
         Credentials {
             authority: certificate.pem(),
             admin,
