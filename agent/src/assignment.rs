@@ -321,7 +321,10 @@ impl Assignment {
         let generation = self.generation;
         self.policies
             .insert(generation, table.to_arc(), &self.generations);
-        let programmed = kernel.set_outcome(id, &table_spec(table, self.arch), generation)?;
+        let spec = table_spec(table, self.arch, |namespace| {
+            self.policies.namespace_number(namespace)
+        });
+        let programmed = kernel.set_outcome(id, &spec, generation)?;
         self.generations.insert(generation);
         let older = self.outcomes.insert(
             id,

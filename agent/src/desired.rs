@@ -304,3 +304,240 @@ impl Desired {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ebpf_hello_policy::{Arch, Filter, compile_pod, read};
+
+    use super::*;
+    use crate::identity::{Container, Pod, Qos};
+
+    fn cgroup(id: u64, path: &str) -> Cgroup {
+        Cgroup {
+            id,
+            path: path.to_owned(),
+        }
+    }
+
+    fn filter(kind: &str, metadata: &str, spec: &str) -> Filter {
+        let text = format!(
+            "{{apiVersion: ebpf-hello.dev/v1alpha1, kind: {kind}, metadata: {metadata}, spec: {{{spec}}}}}"
+        );
+        let mut documents = read("test", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+        documents.remove(0).filter
+    }
+
+    fn select(policy: Policy, pods: Option<&Arc<Pods>>) -> Selection {
+        let scopes = Arc::new(Scopes::new(Arc::default(), Arch::X86_64));
+        Selection::new(policy, pods.cloned(), scopes, Arch::X86_64)
+    }
+
+    fn selection(globs: &[&str]) -> Selection {
+        let filters = globs.iter().enumerate().map(|(number, glob)| {
+            let spec = format!("matchCgroup: {glob:?}, rules: [{{syscalls: [getppid], handler: Trace}}]");
+            filter("ClusterSyscallFilter", &format!("{{name: f{number}}}"), &spec)
+        });
+        select(Policy::of(filters.collect()), None)
+    }
+
+    fn pod(uid: &str, app: &str, qos: Qos) -> Pod {
+        let container = |name: &str, id: &str| Container {
+            name: name.to_owned(),
+            ids: vec![id.to_owned()],
+            image: String::new(),
+        };
+        Pod {
+            uid: uid.to_owned(),
+            cgroup_uid: uid.to_owned(),
+            namespace: "shop".to_owned(),
+            name: uid.to_owned(),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            qos,
+            containers: vec![container("web", "aa"), container("db", "bb")],
+            ..Pod::default()
+        }
+    }
+
+    /// `shop/cart` of the pods of one app, `shop/web` of their containers of this name, `every` of all.
+    fn policy() -> Policy {
+        let rule = |call: &str| format!("rules: [{{syscalls: [{call}], handler: Trace}}]");
+        let cart = format!("podSelector: {{matchLabels: {{app: cart}}}}, {}", rule("getpid"));
+        let web = format!(
+            "podSelector: {{matchLabels: {{app: cart}}}}, containers: [web], {}",
+            rule("getppid")
+        );
+        Policy::of(vec![
+            filter("SyscallFilter", "{name: cart, namespace: shop}", &cart),
+            filter("SyscallFilter", "{name: web, namespace: shop}", &web),
+            filter("ClusterSyscallFilter", "{name: every}", &rule("getpgrp")),
+        ])
+    }
+
+    /// The filters of a table, in the order of the calls' numbers: getpid, getppid, getpgrp.
+    fn filters(table: &PooledTable) -> Vec<String> {
+        let slots = table.native.slots.values();
+        slots.filter_map(|slot| Some(slot.filter.as_ref()?.to_string())).collect()
+    }
+
+    #[test]
+    fn only_a_literal_name_below_a_matching_parent_is_foretold() {
+        let selection = selection(&["/web", "/pods/*/app", "/pods/app-*", "/a[/]b", "/"]);
+        let names = |parent| selection.names_in(parent).into_iter().collect::<Vec<_>>();
+        assert_eq!(names("/"), ["web"]);
+        assert_eq!(names("/pods/one"), ["app"]);
+        assert!(names("/pods").is_empty());
+        assert!(names("/pods/one/two").is_empty());
+        assert!(names("/other").is_empty());
+    }
+
+    #[test]
+    fn cgroups_that_the_same_filters_select_share_a_table() {
+        let mut selection = selection(&["/pods/*", "/web"]);
+        let [one, two] = ["/pods/one", "/pods/two/three"].map(|path| selection.at(path).0);
+        assert_eq!(one, two);
+        assert_ne!(one, *selection.default());
+    }
+
+    #[test]
+    fn what_is_yet_to_come_is_asked_for_in_its_parent_as_often_as_one_looks() {
+        let mut selection = selection(&["/a/b", "/a/c/*", "/a"]);
+        let tree = [cgroup(1, "/"), cgroup(2, "/a")];
+        for _ in 0..2 {
+            let desired = selection.desired(&tree);
+            let names: Vec<_> = desired.names.iter().map(|(name, _)| name.clone()).collect();
+            assert_eq!(names, [(1, "a".to_owned()), (2, "b".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_asked_for_by_number_and_path() {
+        let mut selection = selection(&["/a"]);
+        let mut ids = |cgroups: &[Cgroup]| {
+            let desired = selection.desired(cgroups);
+            let ids: Vec<u64> = desired.others.iter().map(|(id, _)| *id).collect();
+            ids
+        };
+        let tree = [
+            cgroup(1, "/"),
+            cgroup(2, "/a"),
+            cgroup(3, "/a/b"),
+            cgroup(4, "/c"),
+        ];
+        assert_eq!(ids(&tree), [2, 3]);
+        assert_eq!(ids(&tree), [2, 3], "as it was found before");
+        // The directory is gone, and its number is another's.
+        assert_eq!(ids(&[cgroup(2, "/c"), cgroup(5, "/a")]), [5]);
+    }
+
+    #[test]
+    fn a_pods_cgroups_have_what_is_known_of_them() {
+        let pods = Arc::new(Pods::default());
+        pods.put(pod("p1", "cart", Qos::Burstable));
+        pods.put(pod("p2", "till", Qos::Burstable));
+        let mut selection = select(policy(), Some(&pods));
+        let mut of = |path: &str| filters(&selection.at(path).0);
+        let burstable = "/kubepods/burstable";
+        let (all, own) = (vec!["shop/cart", "shop/web", "every"], vec!["shop/cart", "every"]);
+        assert_eq!(of(&format!("{burstable}/podp1")), all, "the union");
+        assert_eq!(of(&format!("{burstable}/podp1/cc")), all, "nobody knows which");
+        assert_eq!(of(&format!("{burstable}/podp1/aa")), all);
+        assert_eq!(of(&format!("{burstable}/podp1/bb/nested")), own);
+        assert_eq!(of(&format!("{burstable}/podp2/aa")), ["every"]);
+        assert_eq!(of(&format!("{burstable}/podp3/aa")), ["every"], "not told of yet");
+        assert_eq!(of(burstable), ["every"], "what a pod inherits that nobody knows");
+        assert!(of("/system.slice").is_empty(), "not the host's");
+    }
+
+    #[test]
+    fn a_pod_is_foretold_where_kubelet_will_make_it() {
+        let pods = Arc::new(Pods::default());
+        let mut selection = select(policy(), Some(&pods));
+        let tree = [
+            cgroup(1, "/kubepods"),
+            cgroup(2, "/kubepods/burstable"),
+            cgroup(3, "/kubepods/besteffort"),
+        ];
+        assert_eq!(selection.desired(&tree).names, []);
+        pods.put(pod("p1", "cart", Qos::Burstable));
+        pods.put(pod("p2", "till", Qos::Burstable));
+        let names = |selection: &mut Selection| -> Vec<Name> {
+            let names = selection.desired(&tree).names.into_iter();
+            names.map(|(name, _)| name).collect()
+        };
+        // The other one inherits what it is to have.
+        assert_eq!(names(&mut selection), [(2, "podp1".to_owned())]);
+        let pods_of = |selection: &Selection| -> Vec<usize> {
+            selection.selected().iter().map(|one| one.pods).collect()
+        };
+        assert_eq!(pods_of(&selection), [1, 1, 2]);
+        pods.remove("p1");
+        assert_eq!(names(&mut selection), []);
+        assert_eq!(pods_of(&selection), [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_pod_that_changes_is_selected_anew_and_no_other() {
+        let pods = Arc::new(Pods::default());
+        for number in 0..250 {
+            pods.put(pod(&format!("p{number}"), "till", Qos::BestEffort));
+        }
+        let mut selection = select(policy(), Some(&pods));
+        let tree: Vec<Cgroup> = (0..250)
+            .map(|number| cgroup(number + 1, &format!("/kubepods/besteffort/podp{number}")))
+            .collect();
+        let before = selection.desired(&tree);
+        pods.put(pod("p7", "cart", Qos::BestEffort));
+        let after = selection.desired(&tree);
+        let changed: Vec<_> = after
+            .others
+            .iter()
+            .zip(&before.others)
+            .filter(|(after, before)| after != before)
+            .map(|((id, _), _)| *id)
+            .collect();
+        assert_eq!(changed, [8]);
+        assert_eq!(after.tables().len(), 2);
+    }
+
+    #[test]
+    fn a_union_is_what_the_policy_says_it_is() {
+        let pods = Arc::new(Pods::default());
+        let mut selection = select(policy(), Some(&pods));
+        pods.put(pod("p1", "cart", Qos::Guaranteed));
+        let all: Vec<Filter> = policy().filters.into_iter().map(|one| one.filter).collect();
+        let subject = ebpf_hello_policy::Pod {
+            namespace: "shop".to_owned(),
+            labels: [("app".to_owned(), "cart".to_owned())].into(),
+            ..ebpf_hello_policy::Pod::default()
+        };
+        let union = compile_pod(&all, &subject, ["web", "db"], Arch::X86_64);
+        assert_eq!(*selection.at("/kubepods/podp1").0, union);
+    }
+
+    #[test]
+    fn a_filter_for_other_nodes_is_not_this_ones() {
+        let mut policy = policy();
+        let elsewhere = "nodeSelector: {matchLabels: {disk: tape}}";
+        let elsewhere = filter("SyscallFilter", "{name: tape, namespace: shop}", elsewhere);
+        policy.filters.extend(Policy::of(vec![elsewhere]).filters);
+        let mut selection = select(policy.clone(), Some(&Arc::default()));
+        assert_eq!(selection.selected().len(), 3);
+        policy.node_labels = [("disk".to_owned(), "tape".to_owned())].into();
+        selection.replace(policy);
+        assert_eq!(selection.selected().len(), 4);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_known_is_not_one_without_labels() {
+        let spec = "namespaceSelector: {matchExpressions: [{key: team, operator: DoesNotExist}]}, \
+                    rules: [{syscalls: [getpid], handler: Trace}]";
+        let mut policy = Policy::of(vec![filter("ClusterSyscallFilter", "{name: teamless}", spec)]);
+        let pods = Arc::new(Pods::default());
+        pods.put(pod("p1", "cart", Qos::Guaranteed));
+        let mut selection = select(policy.clone(), Some(&pods));
+        assert!(filters(&selection.at("/kubepods/podp1").0).is_empty());
+        policy.namespaces = [("shop".to_owned(), ebpf_hello_policy::Labels::new())].into();
+        selection.replace(policy);
+        assert_eq!(filters(&selection.at("/kubepods/podp1").0), ["teamless"]);
+    }
+}

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ebpf_hello_loader::{
     Kernel,
-    abi::{Bucket, BucketKey, CgroupChange},
+    abi::{Bucket, BucketKey, CgroupChange, NAMESPACE_BUCKET},
     cgroup_mount,
 };
 use ebpf_hello_policy::{Arch, Table};
@@ -94,6 +94,8 @@ impl Placement {
         let generations = kernel.generations();
         let idle: HashSet<BucketKey> = buckets
             .iter()
+            // A namespace's share is nobody's limit, and stays.
+            .filter(|(key, _)| key.bucket != NAMESPACE_BUCKET)
             .filter(|(key, bucket)| {
                 let is_gone = self.tree.len() > 0 && self.tree.path(key.cgroup_id).is_none();
                 (is_gone || !generations.contains(&key.generation))

@@ -84,6 +84,10 @@ pub(crate) struct AgentArguments {
     /// Metrics and health.
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
+    /// Events per second that the SyscallFilters of one namespace may make on this node, at most 1000000; what is over
+    /// is counted. 0: no bound.
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    namespace_rate: u32,
     #[command(flatten)]
     pods: PodArguments,
     #[command(flatten)]
@@ -110,7 +114,10 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
         FilterWatch::new(kubernetes.clone(), Arc::clone(&pods), &arguments.state_dir)
     });
     let options = NodeOptions {
-        load: arguments.node.load_options(Exclusion::SelfOnly)?,
+        load: ebpf_hello_loader::Options {
+            namespace_rate: arguments.namespace_rate,
+            ..arguments.node.load_options(Exclusion::SelfOnly)?
+        },
         node: name,
         policy: match &mut filters {
             Some(filters) => filters.policy(),
