@@ -207,11 +207,11 @@ impl ApiServer {
             uid: None,
         });
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![whom.audience.unwrap_or(AUDIENCE).to_owned()],
+            spec: Some(TokenRequestSpec {
+                audiences: Some(vec![whom.audience.unwrap_or(AUDIENCE).to_owned()]),
                 bound_object_ref: bound,
                 expiration_seconds: Some(whom.seconds.unwrap_or(3600)),
-            },
+            }),
             ..TokenRequest::default()
         };
         accounts
@@ -221,6 +221,7 @@ impl ApiServer {
             .status
             .unwrap()
             .token
+            .unwrap()
     }
 
     /// A kubeconfig file with which a process is a ServiceAccount.
@@ -349,8 +350,8 @@ async fn http_get(client: &Client, path: &str) -> kube::Result<String> {
     client.request_text(request).await
 }
 
-fn http_request(path: &str) -> kube::http::Request<Vec<u8>> {
-    kube::http::Request::get(path).body(Vec::new()).unwrap()
+fn http_request(path: &str) -> http::Request<Vec<u8>> {
+    http::Request::get(path).body(Vec::new()).unwrap()
 }
 
 async fn client(kubeconfig: serde_json::Value) -> Client {

@@ -373,8 +373,9 @@ async fn an_applied_filter_is_in_the_kernel_soon() {
     let times: Vec<(u128, usize)> = events
         .iter()
         .map(|event| {
-            let time = event.time.as_ref().unwrap().unix_nanos();
-            (u128::from(time), rule_of(event).1 as usize)
+            let time = event.time.as_ref().unwrap();
+            let nanos = time.seconds as u128 * 1_000_000_000 + time.nanos as u128;
+            (nanos, rule_of(event).1 as usize)
         })
         .collect();
     let mut took: Vec<Duration> = applied

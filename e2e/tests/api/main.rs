@@ -7,4 +7,5 @@
 
 mod definitions;
 mod filters;
+mod identity;
 mod stage;
