@@ -14,7 +14,7 @@ use crate::stage::{Mix, NODE, Stage, call, of_process};
 
 /// A call that nothing else makes.
 const CALL: &str = "getppid";
-const OTHER: &str = "getpgrp";
+const OTHER: &str = "sched_get_priority_max";
 
 fn trace(call: &str) -> serde_json::Value {
     json!([{"syscalls": [call], "handler": "Trace"}])
@@ -401,4 +401,53 @@ async fn an_applied_filter_is_in_the_kernel_soon() {
         .unwrap_or_else(|| panic!("{metrics}"));
     assert!(count.parse::<usize>().unwrap() > CHANGES / 2, "{count}");
     agent.end().assert_balanced();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_who_traces_everything_costs_no_other_an_event() {
+    let stage = Stage::set().await;
+    for namespace in ["tenant", "quiet"] {
+        stage.server.namespace(namespace, &[]).await;
+    }
+    let everything = json!([{"syscalls": ["@all"], "except": ["execve", "execveat"], "handler": "Trace"}]);
+    let everything = stage.filter("tenant", "everything", json!({"rules": everything})).await;
+    let quiet = stage.filter("quiet", "some", json!({"rules": trace(OTHER)})).await;
+    let reader = stage.reader();
+    let agent = stage.agent(&["--namespace-rate", "5000"]);
+    let loud = stage.pod("tenant", "loud", "loud", &["main"]).await;
+    let calm = stage.pod("quiet", "calm", "calm", &["main"]).await;
+    agent.await_programmed("tenant/everything", everything, 1).await;
+    agent.await_programmed("quiet/some", quiet, 1).await;
+    let mix = Mix::start(&stage.pod_cgroup(&calm).join("aaaa"), &[&format!("{OTHER}=500")]);
+    let pid = mix.pid();
+    reader.await_events(pid, 50).await;
+    let loud = stage.pod_cgroup(&loud).join("aaaa");
+    let start = std::time::Instant::now();
+    let mut flood = 0;
+    while start.elapsed() < Duration::from_secs(5) {
+        let loud = loud.clone();
+        tokio::task::spawn_blocking(move || call(&loud, CALL, 1_000_000)).await.unwrap();
+        flood += 1_000_000_u64;
+    }
+    let took = start.elapsed();
+    let made = mix.end()["total"].as_u64().unwrap();
+    let events = reader.await_events(pid, made as usize).await;
+    assert_eq!(events.len() as u64, made);
+    let status = agent.status();
+    let suppressed = &status["ledger"]["suppressed"];
+    println!("{flood} calls of a tenant who traces everything in {took:?}: {made} of {made} events of another came; suppressed {suppressed}");
+    let told = reader.events().into_iter().any(|event| {
+        let Some(ebpf_hello_proto::v1::event::Kind::Counters(counters)) = event.kind else {
+            return false;
+        };
+        counters.suppressed.iter().any(|row| row.filter == "tenant/*" && row.count > 0)
+            && event.pod.is_some_and(|pod| pod.namespace == "tenant")
+    });
+    assert!(told, "what was left out is told to the tenant");
+    let ledger = agent.end();
+    ledger.assert_balanced();
+    assert_eq!((ledger.get("lost"), ledger.get("in_flight")), (0, 0), "{ledger:?}");
+    let bound = 5000 * (took.as_secs() + 2) + made;
+    assert!(ledger.get("delivered") <= bound, "{ledger:?}, at most {bound}");
+    assert!(ledger.get("suppressed") > flood / 2, "{ledger:?}");
 }

@@ -51,7 +51,8 @@ pub(crate) struct Stage {
     cgroups: Cgroups,
     directory: tempfile::TempDir,
     kubeconfig: PathBuf,
-    collector: Process,
+    /// Ends with the stage.
+    _collector: Process,
     collector_url: String,
 }
 
@@ -106,7 +107,7 @@ impl Stage {
             cgroups: Cgroups::make(),
             directory: tempfile::tempdir().unwrap(),
             kubeconfig,
-            collector,
+            _collector: collector,
             collector_url: format!("http://127.0.0.1:{port}"),
         }
     }
@@ -145,11 +146,6 @@ impl Stage {
                 .env_remove("EBPF_HELLO_LOG"),
         );
         Reader(reader)
-    }
-
-    /// The collector's own words, for a failure.
-    pub(crate) fn collector_log(&self) -> String {
-        self.collector.log()
     }
 
     /// Makes a pod that is bound to this node, as the scheduler would; its UID.
