@@ -286,12 +286,7 @@ impl Assignment {
         tables
             .iter()
             .zip(known)
-            .map(|(table, known)| {
-                (
-                    table.clone(),
-                    known.unwrap_or_else(|| self.next_number()),
-                )
-            })
+            .map(|(table, known)| (table.clone(), known.unwrap_or_else(|| self.next_number())))
             .collect()
     }
 

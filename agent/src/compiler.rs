@@ -124,8 +124,7 @@ impl Compiler {
 
     /// The table of a pod of which nothing is known yet.
     pub(crate) fn any_pod(&mut self) -> PooledTable {
-        let selecting =
-            self.selecting(|filter| filter.selects_every_pod(&self.policy.node_labels));
+        let selecting = self.selecting(|filter| filter.selects_every_pod(&self.policy.node_labels));
         self.table(selecting)
     }
 

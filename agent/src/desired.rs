@@ -334,8 +334,13 @@ mod tests {
 
     fn selection(globs: &[&str]) -> Selection {
         let filters = globs.iter().enumerate().map(|(number, glob)| {
-            let spec = format!("matchCgroup: {glob:?}, rules: [{{syscalls: [getppid], handler: Trace}}]");
-            filter("ClusterSyscallFilter", &format!("{{name: f{number}}}"), &spec)
+            let spec =
+                format!("matchCgroup: {glob:?}, rules: [{{syscalls: [getppid], handler: Trace}}]");
+            filter(
+                "ClusterSyscallFilter",
+                &format!("{{name: f{number}}}"),
+                &spec,
+            )
         });
         select(Policy::of(filters.collect()), None)
     }
@@ -361,7 +366,10 @@ mod tests {
     /// `shop/cart` of the pods of one app, `shop/web` of their containers of this name, `every` of all.
     fn policy() -> Policy {
         let rule = |call: &str| format!("rules: [{{syscalls: [{call}], handler: Trace}}]");
-        let cart = format!("podSelector: {{matchLabels: {{app: cart}}}}, {}", rule("getpid"));
+        let cart = format!(
+            "podSelector: {{matchLabels: {{app: cart}}}}, {}",
+            rule("getpid")
+        );
         let web = format!(
             "podSelector: {{matchLabels: {{app: cart}}}}, containers: [web], {}",
             rule("getppid")
@@ -376,7 +384,9 @@ mod tests {
     /// The filters of a table, in the order of the calls' numbers: getpid, getppid, getpgrp.
     fn filters(table: &PooledTable) -> Vec<String> {
         let slots = table.native.slots.values();
-        slots.filter_map(|slot| Some(slot.filter.as_ref()?.to_string())).collect()
+        slots
+            .filter_map(|slot| Some(slot.filter.as_ref()?.to_string()))
+            .collect()
     }
 
     #[test]
@@ -437,14 +447,29 @@ mod tests {
         let mut selection = select(policy(), Some(&pods));
         let mut of = |path: &str| filters(&selection.at(path).0);
         let burstable = "/kubepods/burstable";
-        let (all, own) = (vec!["shop/cart", "shop/web", "every"], vec!["shop/cart", "every"]);
+        let (all, own) = (
+            vec!["shop/cart", "shop/web", "every"],
+            vec!["shop/cart", "every"],
+        );
         assert_eq!(of(&format!("{burstable}/podp1")), all, "the union");
-        assert_eq!(of(&format!("{burstable}/podp1/cc")), all, "nobody knows which");
+        assert_eq!(
+            of(&format!("{burstable}/podp1/cc")),
+            all,
+            "nobody knows which"
+        );
         assert_eq!(of(&format!("{burstable}/podp1/aa")), all);
         assert_eq!(of(&format!("{burstable}/podp1/bb/nested")), own);
         assert_eq!(of(&format!("{burstable}/podp2/aa")), ["every"]);
-        assert_eq!(of(&format!("{burstable}/podp3/aa")), ["every"], "not told of yet");
-        assert_eq!(of(burstable), ["every"], "what a pod inherits that nobody knows");
+        assert_eq!(
+            of(&format!("{burstable}/podp3/aa")),
+            ["every"],
+            "not told of yet"
+        );
+        assert_eq!(
+            of(burstable),
+            ["every"],
+            "what a pod inherits that nobody knows"
+        );
         assert!(of("/system.slice").is_empty(), "not the host's");
     }
 
@@ -531,7 +556,11 @@ mod tests {
     fn a_namespace_that_is_not_known_is_not_one_without_labels() {
         let spec = "namespaceSelector: {matchExpressions: [{key: team, operator: DoesNotExist}]}, \
                     rules: [{syscalls: [getpid], handler: Trace}]";
-        let mut policy = Policy::of(vec![filter("ClusterSyscallFilter", "{name: teamless}", spec)]);
+        let mut policy = Policy::of(vec![filter(
+            "ClusterSyscallFilter",
+            "{name: teamless}",
+            spec,
+        )]);
         let pods = Arc::new(Pods::default());
         pods.put(pod("p1", "cart", Qos::Guaranteed));
         let mut selection = select(policy.clone(), Some(&pods));

@@ -95,8 +95,16 @@ mod tests {
         for (parent, qos, name) in [
             ("/kubepods", Qos::Guaranteed, "pod1b2c-3d"),
             ("/kubepods/burstable", Qos::Burstable, "pod1b2c-3d"),
-            ("/kubelet/kubepods/besteffort", Qos::BestEffort, "pod1b2c-3d"),
-            ("/kubepods.slice", Qos::Guaranteed, "kubepods-pod1b2c_3d.slice"),
+            (
+                "/kubelet/kubepods/besteffort",
+                Qos::BestEffort,
+                "pod1b2c-3d",
+            ),
+            (
+                "/kubepods.slice",
+                Qos::Guaranteed,
+                "kubepods-pod1b2c_3d.slice",
+            ),
             (
                 "/kubepods.slice/kubepods-burstable.slice",
                 Qos::Burstable,

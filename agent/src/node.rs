@@ -166,7 +166,10 @@ impl Node {
             accounts.add_synthetic();
         }
         let policy = std::mem::take(&mut options.policy);
-        let pods = options.identity.as_ref().map(|identity| Arc::clone(&identity.pods));
+        let pods = options
+            .identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.pods));
         let selection = Selection::new(policy, pods, scopes, arch);
         let mut placement = Placement::new(selection, policies, paths.clone());
         placement.program(&mut kernel)?;

@@ -64,7 +64,11 @@ impl Placement {
     }
 
     /// Makes another policy the one of every cgroup. What it leaves as it is is not touched.
-    pub(crate) fn replace(&mut self, policy: Policy, kernel: &mut Kernel) -> Result<(), AgentError> {
+    pub(crate) fn replace(
+        &mut self,
+        policy: Policy,
+        kernel: &mut Kernel,
+    ) -> Result<(), AgentError> {
         self.selection.replace(policy);
         // The tree as the kernel told it is the one that is there, but for the last few milliseconds.
         self.follow_pods(kernel)?;

@@ -42,7 +42,10 @@ impl Policies {
 
     /// The number of a namespace, from 1. It never changes.
     pub(crate) fn namespace_number(&self, name: &str) -> u32 {
-        let mut namespaces = self.namespaces.write().unwrap_or_else(PoisonError::into_inner);
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let place = namespaces.iter().position(|known| known == name);
         let place = place.unwrap_or_else(|| {
             namespaces.push(name.to_owned());
@@ -53,7 +56,10 @@ impl Policies {
 
     /// The namespace with a number.
     pub(crate) fn namespace(&self, number: u64) -> Option<String> {
-        let namespaces = self.namespaces.read().unwrap_or_else(PoisonError::into_inner);
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let place = usize::try_from(number).ok()?.checked_sub(1)?;
         namespaces.get(place).cloned()
     }

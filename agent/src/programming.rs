@@ -27,8 +27,20 @@ pub(crate) fn table_spec(
         namespace.map_or(0, &number)
     };
     TableSpec {
-        native: half_spec(&table.native, arch, policy::Abi::Native, &number, &mut buckets),
-        compat: half_spec(&table.compat, arch, policy::Abi::Compat, &number, &mut buckets),
+        native: half_spec(
+            &table.native,
+            arch,
+            policy::Abi::Native,
+            &number,
+            &mut buckets,
+        ),
+        compat: half_spec(
+            &table.compat,
+            arch,
+            policy::Abi::Compat,
+            &number,
+            &mut buckets,
+        ),
         io_uring: operations(&table.native, arch),
     }
 }

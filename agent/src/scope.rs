@@ -107,7 +107,10 @@ impl ContainerScope for Scopes {
         let wants = |table: &Table| wish.is_granted(table, self.arch);
         match container.and_then(|name| scope.containers.get(name)) {
             // A sandbox, an ephemeral container, or one that nobody names: what every container is to have.
-            None => scope.containers.values().all(|table| wants(table).is_some()),
+            None => scope
+                .containers
+                .values()
+                .all(|table| wants(table).is_some()),
             Some(table) => match wants(table) {
                 None => false,
                 // The union names one of the rules that want the call; this is the container's own.
@@ -234,8 +237,8 @@ mod tests {
         let union = pool.take(web.union(&db));
         let policies = &scopes.policies;
         policies.insert(7, union.to_arc(), &HashSet::new());
-        let containers = [("web", web), ("db", db)]
-            .map(|(name, table)| (name.to_owned(), pool.take(table)));
+        let containers =
+            [("web", web), ("db", db)].map(|(name, table)| (name.to_owned(), pool.take(table)));
         scopes.insert(
             "u",
             Scope {
@@ -259,7 +262,10 @@ mod tests {
     #[test]
     fn what_the_container_was_not_asked_for_is_dropped() {
         let scopes = scopes();
-        assert_eq!(admits(&scopes, "getppid", Some("web")).as_deref(), Some("a"));
+        assert_eq!(
+            admits(&scopes, "getppid", Some("web")).as_deref(),
+            Some("a")
+        );
         assert_eq!(admits(&scopes, "getpgrp", Some("db")).as_deref(), Some("b"));
         for (call, container) in [
             ("getppid", Some("db")),
@@ -267,7 +273,11 @@ mod tests {
             ("getppid", None),
             ("getpgrp", Some("debugger")),
         ] {
-            assert_eq!(admits(&scopes, call, container), None, "{call} {container:?}");
+            assert_eq!(
+                admits(&scopes, call, container),
+                None,
+                "{call} {container:?}"
+            );
         }
     }
 

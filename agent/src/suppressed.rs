@@ -123,7 +123,9 @@ pub(crate) fn tell(
 
 fn event(origin: &Origin, wall: Wall, told: &Told, rows: &[(BucketKey, u64)]) -> Event {
     // Of a namespace's share: whichever its filter, pod and cgroup.
-    let shared = rows.first().filter(|(key, _)| key.bucket == NAMESPACE_BUCKET);
+    let shared = rows
+        .first()
+        .filter(|(key, _)| key.bucket == NAMESPACE_BUCKET);
     let namespace = shared.and_then(|(key, _)| origin.policies.namespace(key.cgroup_id));
     let mut suppressed: Vec<_> = rows
         .iter()

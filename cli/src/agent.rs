@@ -124,9 +124,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
             None => Policy::of(filters::load(&arguments.filters)?),
         },
         redactor: Redactor::new(&arguments.node.redact)?,
-        identity: kubernetes
-            .is_some()
-            .then(|| arguments.pods.identity(&pods)),
+        identity: kubernetes.is_some().then(|| arguments.pods.identity(&pods)),
     };
     // Before anything is attached: a collector that cannot be named is no reason to slow a machine down.
     let connect = runtime.block_on(connect(arguments, &options.node))?;
@@ -307,7 +305,12 @@ async fn watch(
 }
 
 /// Tells at once what became of a changed policy; of many, not more often than people can read.
-async fn report_changes(node: &Arc<Node>, publisher: &Publisher, local: &Local, programmed: &Notify) {
+async fn report_changes(
+    node: &Arc<Node>,
+    publisher: &Publisher,
+    local: &Local,
+    programmed: &Notify,
+) {
     loop {
         programmed.notified().await;
         let node = Arc::clone(node);

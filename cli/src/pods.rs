@@ -46,10 +46,7 @@ impl PodArguments {
     }
 
     /// How events get these pods.
-    pub(crate) fn identity(
-        &self,
-        pods: &Arc<Pods>,
-    ) -> IdentityOptions {
+    pub(crate) fn identity(&self, pods: &Arc<Pods>) -> IdentityOptions {
         IdentityOptions {
             pods: Arc::clone(pods),
             wait: self.identity_wait,

@@ -121,15 +121,22 @@ impl Catalogue {
     pub(super) fn restore(&mut self, objects: Vec<Value>) {
         for object in objects {
             let text = |field: &str| {
-                let found = object.get("metadata").and_then(|metadata| metadata.get(field));
+                let found = object
+                    .get("metadata")
+                    .and_then(|metadata| metadata.get(field));
                 found.and_then(Value::as_str).unwrap_or_default().to_owned()
             };
             let kind = Kind::ALL
                 .into_iter()
                 .find(|kind| object.get("kind").and_then(Value::as_str) == Some(kind.name()));
-            let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+            let generation = object
+                .pointer("/metadata/generation")
+                .and_then(Value::as_i64);
             let (Some(kind), Ok(filter)) = (kind, Filter::try_from(&object)) else {
-                tracing::warn!(name = text("name"), "a saved filter is not valid, and is left out");
+                tracing::warn!(
+                    name = text("name"),
+                    "a saved filter is not valid, and is left out"
+                );
                 continue;
             };
             let entry = Entry {
@@ -143,7 +150,8 @@ impl Catalogue {
                 }),
                 applied: None,
             };
-            self.0.insert((kind, text("namespace"), text("name")), entry);
+            self.0
+                .insert((kind, text("namespace"), text("name")), entry);
         }
     }
 
@@ -165,8 +173,7 @@ impl Catalogue {
     pub(super) fn apply(&mut self, are_namespaces_known: bool) -> Vec<Installed> {
         let mut filters = Vec::new();
         for entry in self.0.values_mut() {
-            let is_ready =
-                |good: &Good| are_namespaces_known || !good.filter.selects_namespaces();
+            let is_ready = |good: &Good| are_namespaces_known || !good.filter.selects_namespaces();
             if entry.good.as_ref().is_some_and(is_ready) {
                 entry.applied = entry.good.clone();
             }
@@ -257,9 +264,15 @@ mod tests {
     fn a_filter_that_becomes_bad_stays_as_it_was_and_disturbs_no_other() {
         let mut catalogue = Catalogue::default();
         assert!(put(&mut catalogue, object("a", "u1", 1, RULES)));
-        assert!(!put(&mut catalogue, object("a", "u1", 1, RULES)), "only its status changed");
+        assert!(
+            !put(&mut catalogue, object("a", "u1", 1, RULES)),
+            "only its status changed"
+        );
         assert!(!put(&mut catalogue, object("a", "u1", 2, BAD)));
-        assert!(!put(&mut catalogue, object("b", "u2", 1, BAD)), "it never was good");
+        assert!(
+            !put(&mut catalogue, object("b", "u2", 1, BAD)),
+            "it never was good"
+        );
         assert_eq!(in_force(&mut catalogue), one("u1", 1));
         assert!(put(&mut catalogue, object("a", "u1", 3, RULES)));
         assert_eq!(in_force(&mut catalogue), one("u1", 3));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ebpf_hello_policy::Labels;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{
     ResourceExt as _,
     api::{ObjectMeta, PartialObjectMeta},
 };
-use k8s_openapi::api::core::v1::{Namespace, Node};
 
 use super::{
     catalogue::{Catalogue, Kind},
@@ -124,9 +124,7 @@ impl Knowledge {
                 let (name, labels) = named(one);
                 namespaces.insert(name, labels.clone()) != Some(labels)
             }
-            (Update::Gone(one), Some(namespaces)) => {
-                namespaces.remove(&one.name_any()).is_some()
-            }
+            (Update::Gone(one), Some(namespaces)) => namespaces.remove(&one.name_any()).is_some(),
             // Of a watch that was closed meanwhile.
             (_, None) => false,
         }
@@ -162,7 +160,9 @@ impl Knowledge {
                 Subject::Filters(kind) => format!("{}s", kind.name()),
                 Subject::Node => "this Node".to_owned(),
             })
-            .map(|what| format!("the API server has not told of {what} yet, and no policy is saved"))
+            .map(|what| {
+                format!("the API server has not told of {what} yet, and no policy is saved")
+            })
             .collect()
     }
 }

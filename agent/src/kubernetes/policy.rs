@@ -142,7 +142,8 @@ impl FilterWatch {
         let mut unheard = self.knowledge.unheard();
         if self.saved.is_none() && !self.pods.is_listed() {
             unheard.push(
-                "the API server has not told of this node's pods yet, and no policy is saved".to_owned(),
+                "the API server has not told of this node's pods yet, and no policy is saved"
+                    .to_owned(),
             );
         }
         unheard

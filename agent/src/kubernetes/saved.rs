@@ -49,8 +49,17 @@ pub(super) struct Place {
 impl Saved {
     /// Whether it says the same, whoever wrote it.
     pub(super) fn says(&self, other: &Saved) -> bool {
-        (&self.node_labels, &self.namespaces, &self.filters, &self.pods)
-            == (&other.node_labels, &other.namespaces, &other.filters, &other.pods)
+        (
+            &self.node_labels,
+            &self.namespaces,
+            &self.filters,
+            &self.pods,
+        ) == (
+            &other.node_labels,
+            &other.namespaces,
+            &other.filters,
+            &other.pods,
+        )
     }
 }
 
@@ -145,13 +154,19 @@ mod tests {
         };
         place.write(&saved).unwrap();
         let read = place.read().unwrap();
-        assert_eq!((read.node_labels, read.pods), (saved.node_labels, saved.pods));
+        assert_eq!(
+            (read.node_labels, read.pods),
+            (saved.node_labels, saved.pods)
+        );
 
         let path = directory.path().join("state").join(FILE);
         let text = fs::read_to_string(&path).unwrap();
         for (damaged, problem) in [
             (text[..text.len() - 1].to_owned(), "EOF"),
-            (text.replace("\"version\":1", "\"version\":2"), "of version 2"),
+            (
+                text.replace("\"version\":1", "\"version\":2"),
+                "of version 2",
+            ),
             (text.replace("n1", "n2"), "of node \"n2\": expected \"n1\""),
             ("x".repeat(64), "expected value"),
         ] {

@@ -32,9 +32,14 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
     stage.server.namespace("other", &[]).await;
     let selector = json!({"matchLabels": {"app": "cart"}});
     let generation = stage
-        .filter("shop", "cart", json!({"podSelector": selector, "rules": trace(CALL)}))
+        .filter(
+            "shop",
+            "cart",
+            json!({"podSelector": selector, "rules": trace(CALL)}),
+        )
         .await;
-    let elsewhere = json!({"nodeSelector": {"matchLabels": {"disk": "tape"}}, "rules": trace(CALL)});
+    let elsewhere =
+        json!({"nodeSelector": {"matchLabels": {"disk": "tape"}}, "rules": trace(CALL)});
     stage.filter("shop", "elsewhere", elsewhere).await;
     let reader = stage.reader();
     let agent = stage.agent(&[]);
@@ -45,9 +50,21 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
     let mut selected = Vec::new();
     let mut others = Vec::new();
     for number in 0..4 {
-        selected.push(stage.pod("shop", &format!("cart-{number}"), "cart", &["web"]).await);
-        others.push(stage.pod("shop", &format!("till-{number}"), "till", &["web"]).await);
-        others.push(stage.pod("other", &format!("cart-{number}"), "cart", &["web"]).await);
+        selected.push(
+            stage
+                .pod("shop", &format!("cart-{number}"), "cart", &["web"])
+                .await,
+        );
+        others.push(
+            stage
+                .pod("shop", &format!("till-{number}"), "till", &["web"])
+                .await,
+        );
+        others.push(
+            stage
+                .pod("other", &format!("cart-{number}"), "cart", &["web"])
+                .await,
+        );
     }
     agent.await_programmed("shop/cart", generation, 4).await;
     eventually("the names are foretold", async || {
@@ -62,19 +79,28 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
         let uids = uids.iter().enumerate();
         uids.map(|(number, uid)| match number % 2 {
             0 => stage.pod_cgroup(uid).join("0123456789abcdef"),
-            _ => stage.pod_slice(uid).join("cri-containerd-0123456789abcdef.scope"),
+            _ => stage
+                .pod_slice(uid)
+                .join("cri-containerd-0123456789abcdef.scope"),
         })
         .collect()
     };
     let call_in = |cgroups: Vec<std::path::PathBuf>| -> Vec<u32> {
-        cgroups.iter().map(|cgroup| call(cgroup, CALL, 25)).collect()
+        cgroups
+            .iter()
+            .map(|cgroup| call(cgroup, CALL, 25))
+            .collect()
     };
     let inside = call_in(cgroups(&selected));
     let outside = call_in(cgroups(&others));
     for pid in &inside {
         let events = reader.await_events(*pid, 25).await;
         assert_eq!(events.len(), 25);
-        assert!(events.iter().all(|event| rule_of(event) == ("shop/cart".to_owned(), 1)));
+        assert!(
+            events
+                .iter()
+                .all(|event| rule_of(event) == ("shop/cart".to_owned(), 1))
+        );
     }
     let events = reader.events();
     for pid in &outside {
@@ -82,17 +108,35 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
     }
     // The pod's labels change while it runs.
     let status = agent.status();
-    assert!(status["filters"].as_array().unwrap().iter().all(|filter| filter["filter"] != "shop/elsewhere"));
+    assert!(
+        status["filters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|filter| filter["filter"] != "shop/elsewhere")
+    );
     stage.delete_pod("shop", "cart-0").await;
     agent.await_programmed("shop/cart", generation, 3).await;
-    stage.server.kubectl(&["label", "-n", "shop", "pod", "till-0", "app=cart", "--overwrite"]);
+    stage.server.kubectl(&[
+        "label",
+        "-n",
+        "shop",
+        "pod",
+        "till-0",
+        "app=cart",
+        "--overwrite",
+    ]);
     agent.await_programmed("shop/cart", generation, 4).await;
     let cgroup = stage.pod_cgroup(&others[0]).join("0123456789abcdef");
     let pid = call(&cgroup, CALL, 10);
     assert_eq!(reader.await_events(pid, 10).await.len(), 10);
     let ledger = agent.end();
     ledger.assert_balanced();
-    assert_eq!((ledger.get("lost"), ledger.get("in_flight")), (0, 0), "{ledger:?}");
+    assert_eq!(
+        (ledger.get("lost"), ledger.get("in_flight")),
+        (0, 0),
+        "{ledger:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,9 +144,15 @@ async fn a_container_that_was_not_asked_tells_nothing() {
     let stage = Stage::set().await;
     stage.server.namespace("shop", &[]).await;
     let generation = stage
-        .filter("shop", "web", json!({"containers": ["web"], "rules": trace(CALL)}))
+        .filter(
+            "shop",
+            "web",
+            json!({"containers": ["web"], "rules": trace(CALL)}),
+        )
         .await;
-    let everyone = stage.filter("shop", "all", json!({"rules": trace(OTHER)})).await;
+    let everyone = stage
+        .filter("shop", "all", json!({"rules": trace(OTHER)}))
+        .await;
     let reader = stage.reader();
     let agent = stage.agent(&["--identity-wait", "3s"]);
     agent.await_programmed("shop/web", generation, 0).await;
@@ -115,7 +165,9 @@ async fn a_container_that_was_not_asked_tells_nothing() {
     let db = call(&pod.join("bbbb"), CALL, 20);
     let both = call(&pod.join("bbbb"), OTHER, 20);
     let never = call(&pod.join("cccc"), CALL, 20);
-    stage.run("shop", "cart", &[("web", "aaaa"), ("db", "bbbb")]).await;
+    stage
+        .run("shop", "cart", &[("web", "aaaa"), ("db", "bbbb")])
+        .await;
     assert_eq!(reader.await_events(web, 20).await.len(), 20);
     assert_eq!(reader.await_events(both, 20).await.len(), 20);
     // Now the kernel knows.
@@ -124,7 +176,11 @@ async fn a_container_that_was_not_asked_tells_nothing() {
         let suppressed = agent.status()["ledger"]["suppressed"].clone();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let after = agent.status()["ledger"]["suppressed"].clone();
-        if suppressed == after && pid > 0 { Ok(()) } else { Err(after.to_string()) }
+        if suppressed == after && pid > 0 {
+            Ok(())
+        } else {
+            Err(after.to_string())
+        }
     })
     .await;
     let late = call(&pod.join("aaaa"), CALL, 5);
@@ -137,14 +193,20 @@ async fn a_container_that_was_not_asked_tells_nothing() {
     let ledger = agent.end();
     ledger.assert_balanced();
     assert!(ledger.get("suppressed") >= 40, "{ledger:?}");
-    assert_eq!((ledger.get("lost"), ledger.get("in_flight")), (0, 0), "{ledger:?}");
+    assert_eq!(
+        (ledger.get("lost"), ledger.get("in_flight")),
+        (0, 0),
+        "{ledger:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_priority_changes_no_event_of_a_cluster_filter() {
     let stage = Stage::set().await;
     stage.server.namespace("tenant", &[]).await;
-    let guard = stage.cluster_filter("guard", json!({"rules": trace(CALL)})).await;
+    let guard = stage
+        .cluster_filter("guard", json!({"rules": trace(CALL)}))
+        .await;
     let reader = stage.reader();
     let agent = stage.agent(&[]);
     let uid = stage.pod("tenant", "busy", "busy", &["main"]).await;
@@ -159,13 +221,22 @@ async fn a_tenants_priority_changes_no_event_of_a_cluster_filter() {
         ],
     });
     let generation = stage.filter("tenant", "silence", silence).await;
-    agent.await_programmed("tenant/silence", generation, 1).await;
+    agent
+        .await_programmed("tenant/silence", generation, 1)
+        .await;
     let after = call(&cgroup, CALL, 50);
     let added = call(&cgroup, OTHER, 50);
-    for (pid, filter) in [(before, "guard"), (after, "guard"), (added, "tenant/silence")] {
+    for (pid, filter) in [
+        (before, "guard"),
+        (after, "guard"),
+        (added, "tenant/silence"),
+    ] {
         let events = reader.await_events(pid, 50).await;
         assert_eq!(events.len(), 50);
-        assert!(events.iter().all(|event| rule_of(event).0 == filter), "{filter}");
+        assert!(
+            events.iter().all(|event| rule_of(event).0 == filter),
+            "{filter}"
+        );
     }
     agent.end().assert_balanced();
 }
@@ -176,8 +247,12 @@ async fn a_filter_that_is_wrong_disturbs_no_other_and_stays_as_it_was_good() {
     stage.server.namespace("shop", &[]).await;
     let wrong = || json!({"rules": [{"syscalls": ["getpppid"], "handler": "Trace"}]});
     stage.filter("shop", "never-good", wrong()).await;
-    let good = stage.filter("shop", "good", json!({"rules": trace(OTHER)})).await;
-    let once = stage.filter("shop", "once-good", json!({"rules": trace(CALL)})).await;
+    let good = stage
+        .filter("shop", "good", json!({"rules": trace(OTHER)}))
+        .await;
+    let once = stage
+        .filter("shop", "once-good", json!({"rules": trace(CALL)}))
+        .await;
     let reader = stage.reader();
     let mut agent = stage.agent(&[]);
     let uid = stage.pod("shop", "cart", "cart", &["web"]).await;
@@ -204,7 +279,9 @@ async fn a_filter_that_is_wrong_disturbs_no_other_and_stays_as_it_was_good() {
     agent.await_programmed("shop/once-good", once, 1).await;
     agent.await_ready().await;
     // Made again it is another, of which nothing was good.
-    stage.server.kubectl(&["delete", "-n", "shop", "syscallfilter", "once-good"]);
+    stage
+        .server
+        .kubectl(&["delete", "-n", "shop", "syscallfilter", "once-good"]);
     stage.filter("shop", "once-good", wrong()).await;
     agent.await_gone("shop/once-good").await;
     agent.end().assert_balanced();
@@ -225,7 +302,9 @@ async fn the_agent_asks_for_what_is_listed_and_for_namespaces_only_while_they_ma
     stage.server.namespace("blue", &[("team", "blue")]).await;
     let reader = stage.reader();
     let agent = stage.agent(&[]);
-    let plain = stage.filter("red", "plain", json!({"rules": trace(OTHER)})).await;
+    let plain = stage
+        .filter("red", "plain", json!({"rules": trace(OTHER)}))
+        .await;
     let mut cgroups = Vec::new();
     for namespace in ["red", "blue"] {
         let uid = stage.pod(namespace, "cart", "cart", &["web"]).await;
@@ -247,16 +326,19 @@ async fn the_agent_asks_for_what_is_listed_and_for_namespaces_only_while_they_ma
                 && line.contains("verb=\"WATCH\"")
         };
         let counts = metrics.lines().filter(of_namespaces);
-        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+        counts
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum::<u64>()
     };
     let before = open().await;
-    let by_team = |team: &str| {
-        json!({"namespaceSelector": {"matchLabels": {"team": team}}, "rules": trace(CALL)})
-    };
+    let by_team = |team: &str| json!({"namespaceSelector": {"matchLabels": {"team": team}}, "rules": trace(CALL)});
     let generation = stage.cluster_filter("team", by_team("red")).await;
     agent.await_programmed("team", generation, 1).await;
     assert_eq!(open().await, before + 1);
-    let pids = cgroups.iter().map(|cgroup| call(cgroup, CALL, 10)).collect::<Vec<_>>();
+    let pids = cgroups
+        .iter()
+        .map(|cgroup| call(cgroup, CALL, 10))
+        .collect::<Vec<_>>();
     assert_eq!(reader.await_events(pids[0], 10).await.len(), 10);
     assert_eq!(of_process(reader.events(), pids[1]).len(), 0);
     // A namespace joins the team.
@@ -266,22 +348,41 @@ async fn the_agent_asks_for_what_is_listed_and_for_namespaces_only_while_they_ma
     assert_eq!(reader.await_events(pid, 10).await.len(), 10);
     stage.delete_cluster_filter("team").await;
     agent.await_gone("team").await;
-    eventually("the watch of namespaces is closed", async || match open().await {
-        now if now == before => Ok(()),
-        now => Err(format!("{now} are open, {before} were")),
+    eventually("the watch of namespaces is closed", async || {
+        match open().await {
+            now if now == before => Ok(()),
+            now => Err(format!("{now} are open, {before} were")),
+        }
     })
     .await;
     agent.end().assert_balanced();
 
     let group = "ebpf-hello.dev";
-    let allowed: BTreeSet<_> = [("", "pods"), ("", "nodes"), ("", "namespaces"), (group, "syscallfilters"), (group, "clustersyscallfilters")]
-        .into_iter()
-        .flat_map(|(group, resource)| ["list", "watch"].map(|verb| (group.to_owned(), resource.to_owned(), verb.to_owned())))
-        .collect();
+    let allowed: BTreeSet<_> = [
+        ("", "pods"),
+        ("", "nodes"),
+        ("", "namespaces"),
+        (group, "syscallfilters"),
+        (group, "clustersyscallfilters"),
+    ]
+    .into_iter()
+    .flat_map(|(group, resource)| {
+        ["list", "watch"].map(|verb| (group.to_owned(), resource.to_owned(), verb.to_owned()))
+    })
+    .collect();
     let asked = asked();
     assert!(asked.is_subset(&allowed), "{asked:?}");
-    for resource in ["pods", "nodes", "namespaces", "syscallfilters", "clustersyscallfilters"] {
-        assert!(asked.iter().any(|(_, one, _)| one == resource), "{resource}");
+    for resource in [
+        "pods",
+        "nodes",
+        "namespaces",
+        "syscallfilters",
+        "clustersyscallfilters",
+    ] {
+        assert!(
+            asked.iter().any(|(_, one, _)| one == resource),
+            "{resource}"
+        );
     }
     for request in stage.server.requests().into_iter().filter(mine) {
         assert!(request.code < 400, "{request:?}");
@@ -306,7 +407,9 @@ async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
     let reader = stage.reader();
     let mut agent = stage.agent(&[]);
     let uid = stage.pod("shop", "cart", "cart", &["web", "db"]).await;
-    stage.run("shop", "cart", &[("web", "aaaa"), ("db", "bbbb")]).await;
+    stage
+        .run("shop", "cart", &[("web", "aaaa"), ("db", "bbbb")])
+        .await;
     agent.await_programmed("kept", generation, 1).await;
     agent.await_ready().await;
     eventually("the policy is saved", async || saved(&stage, "aaaa")).await;
@@ -327,9 +430,14 @@ async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
 
     stage.server.resume().await;
     let back = std::time::Instant::now();
-    let next = stage.filter("shop", "next", json!({"rules": trace(OTHER)})).await;
+    let next = stage
+        .filter("shop", "next", json!({"rules": trace(OTHER)}))
+        .await;
     agent.await_programmed("shop/next", next, 1).await;
-    println!("after the API server came back, a new filter was in the kernel within {:?}", back.elapsed());
+    println!(
+        "after the API server came back, a new filter was in the kernel within {:?}",
+        back.elapsed()
+    );
     // A cut watch is opened again at once.
     stage.server.kill();
     stage.server.resume().await;
@@ -337,7 +445,10 @@ async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
     let after = json!({"rules": [{"syscalls": [OTHER], "handler": "Trace"}, {"syscalls": [CALL], "handler": "Count"}]});
     let after = stage.filter("shop", "next", after).await;
     agent.await_programmed("shop/next", after, 1).await;
-    println!("after it was killed and started at once: {:?}", back.elapsed());
+    println!(
+        "after it was killed and started at once: {:?}",
+        back.elapsed()
+    );
     agent.await_programmed("kept", generation, 1).await;
     agent.end().assert_balanced();
 }
@@ -350,17 +461,27 @@ async fn an_applied_filter_is_in_the_kernel_soon() {
     // Rule 1 or rule 2 traces the call.
     let spec = |change: usize| match change % 2 {
         0 => json!({"rules": trace(CALL)}),
-        _ => json!({"rules": [{"syscalls": ["getpid"], "handler": "Count"}, {"syscalls": [CALL], "handler": "Trace"}]}),
+        _ => {
+            json!({"rules": [{"syscalls": ["getpid"], "handler": "Count"}, {"syscalls": [CALL], "handler": "Trace"}]})
+        }
     };
     let first = stage.filter("shop", "cart", spec(0)).await;
     let reader = stage.reader();
     let agent = stage.agent(&[]);
     let uid = stage.pod("shop", "cart", "cart", &["web"]).await;
     agent.await_programmed("shop/cart", first, 1).await;
-    let mix = Mix::start(&stage.pod_cgroup(&uid).join("aaaa"), &[&format!("{CALL}=2000")]);
+    let mix = Mix::start(
+        &stage.pod_cgroup(&uid).join("aaaa"),
+        &[&format!("{CALL}=2000")],
+    );
     let pid = mix.pid();
     reader.await_events(pid, 100).await;
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_nanos()
+    };
     let mut applied = Vec::new();
     for change in 1..=CHANGES {
         applied.push((now(), change % 2 + 1));
@@ -382,7 +503,8 @@ async fn an_applied_filter_is_in_the_kernel_soon() {
         .iter()
         .map(|(asked, rule)| {
             let flipped = times.iter().find(|(time, by)| time > asked && by == rule);
-            let (flipped, _) = flipped.unwrap_or_else(|| panic!("no event of rule {rule} after {asked}"));
+            let (flipped, _) =
+                flipped.unwrap_or_else(|| panic!("no event of rule {rule} after {asked}"));
             Duration::from_nanos((flipped - asked) as u64)
         })
         .collect();
@@ -409,16 +531,26 @@ async fn a_tenant_who_traces_everything_costs_no_other_an_event() {
     for namespace in ["tenant", "quiet"] {
         stage.server.namespace(namespace, &[]).await;
     }
-    let everything = json!([{"syscalls": ["@all"], "except": ["execve", "execveat"], "handler": "Trace"}]);
-    let everything = stage.filter("tenant", "everything", json!({"rules": everything})).await;
-    let quiet = stage.filter("quiet", "some", json!({"rules": trace(OTHER)})).await;
+    let everything =
+        json!([{"syscalls": ["@all"], "except": ["execve", "execveat"], "handler": "Trace"}]);
+    let everything = stage
+        .filter("tenant", "everything", json!({"rules": everything}))
+        .await;
+    let quiet = stage
+        .filter("quiet", "some", json!({"rules": trace(OTHER)}))
+        .await;
     let reader = stage.reader();
     let agent = stage.agent(&["--namespace-rate", "5000"]);
     let loud = stage.pod("tenant", "loud", "loud", &["main"]).await;
     let calm = stage.pod("quiet", "calm", "calm", &["main"]).await;
-    agent.await_programmed("tenant/everything", everything, 1).await;
+    agent
+        .await_programmed("tenant/everything", everything, 1)
+        .await;
     agent.await_programmed("quiet/some", quiet, 1).await;
-    let mix = Mix::start(&stage.pod_cgroup(&calm).join("aaaa"), &[&format!("{OTHER}=500")]);
+    let mix = Mix::start(
+        &stage.pod_cgroup(&calm).join("aaaa"),
+        &[&format!("{OTHER}=500")],
+    );
     let pid = mix.pid();
     reader.await_events(pid, 50).await;
     let loud = stage.pod_cgroup(&loud).join("aaaa");
@@ -426,7 +558,9 @@ async fn a_tenant_who_traces_everything_costs_no_other_an_event() {
     let mut flood = 0;
     while start.elapsed() < Duration::from_secs(5) {
         let loud = loud.clone();
-        tokio::task::spawn_blocking(move || call(&loud, CALL, 1_000_000)).await.unwrap();
+        tokio::task::spawn_blocking(move || call(&loud, CALL, 1_000_000))
+            .await
+            .unwrap();
         flood += 1_000_000_u64;
     }
     let took = start.elapsed();
@@ -435,19 +569,31 @@ async fn a_tenant_who_traces_everything_costs_no_other_an_event() {
     assert_eq!(events.len() as u64, made);
     let status = agent.status();
     let suppressed = &status["ledger"]["suppressed"];
-    println!("{flood} calls of a tenant who traces everything in {took:?}: {made} of {made} events of another came; suppressed {suppressed}");
+    println!(
+        "{flood} calls of a tenant who traces everything in {took:?}: {made} of {made} events of another came; suppressed {suppressed}"
+    );
     let told = reader.events().into_iter().any(|event| {
         let Some(ebpf_hello_proto::v1::event::Kind::Counters(counters)) = event.kind else {
             return false;
         };
-        counters.suppressed.iter().any(|row| row.filter == "tenant/*" && row.count > 0)
+        counters
+            .suppressed
+            .iter()
+            .any(|row| row.filter == "tenant/*" && row.count > 0)
             && event.pod.is_some_and(|pod| pod.namespace == "tenant")
     });
     assert!(told, "what was left out is told to the tenant");
     let ledger = agent.end();
     ledger.assert_balanced();
-    assert_eq!((ledger.get("lost"), ledger.get("in_flight")), (0, 0), "{ledger:?}");
+    assert_eq!(
+        (ledger.get("lost"), ledger.get("in_flight")),
+        (0, 0),
+        "{ledger:?}"
+    );
     let bound = 5000 * (took.as_secs() + 2) + made;
-    assert!(ledger.get("delivered") <= bound, "{ledger:?}, at most {bound}");
+    assert!(
+        ledger.get("delivered") <= bound,
+        "{ledger:?}, at most {bound}"
+    );
     assert!(ledger.get("suppressed") > flood / 2, "{ledger:?}");
 }

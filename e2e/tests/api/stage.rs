@@ -142,14 +142,29 @@ impl Stage {
         let reader = Process::start(
             "observe",
             Command::new(product())
-                .args(["observe", "-f", "--since", "1h", "-o", "json", "--server", &self.collector_url])
+                .args([
+                    "observe",
+                    "-f",
+                    "--since",
+                    "1h",
+                    "-o",
+                    "json",
+                    "--server",
+                    &self.collector_url,
+                ])
                 .env_remove("EBPF_HELLO_LOG"),
         );
         Reader(reader)
     }
 
     /// Makes a pod that is bound to this node, as the scheduler would; its UID.
-    pub(crate) async fn pod(&self, namespace: &str, name: &str, app: &str, containers: &[&str]) -> String {
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        app: &str,
+        containers: &[&str],
+    ) -> String {
         let containers: Vec<Value> = containers
             .iter()
             .map(|name| json!({"name": name, "image": "example.com/image:1"}))
@@ -192,9 +207,14 @@ impl Stage {
     /// Applies a SyscallFilter; its generation.
     pub(crate) async fn filter(&self, namespace: &str, name: &str, spec: Value) -> i64 {
         let filters: Api<SyscallFilter> = Api::namespaced(self.server.client(), namespace);
-        let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter", "spec": spec});
+        let filter =
+            json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter", "spec": spec});
         let applied = filters
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&filter))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&filter),
+            )
             .await;
         applied.unwrap().metadata.generation.unwrap()
     }
@@ -204,7 +224,11 @@ impl Stage {
         let filters: Api<ClusterSyscallFilter> = Api::all(self.server.client());
         let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "ClusterSyscallFilter", "spec": spec});
         let applied = filters
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&filter))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&filter),
+            )
             .await;
         applied.unwrap().metadata.generation.unwrap()
     }
@@ -212,12 +236,19 @@ impl Stage {
     /// Deletes a ClusterSyscallFilter.
     pub(crate) async fn delete_cluster_filter(&self, name: &str) {
         let filters: Api<ClusterSyscallFilter> = Api::all(self.server.client());
-        filters.delete(name, &DeleteParams::default()).await.unwrap();
+        filters
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     /// Makes the cgroup of a pod without requests or limits, with kubelet's cgroupfs driver.
     pub(crate) fn pod_cgroup(&self, uid: &str) -> PathBuf {
-        let path = self.cgroups.root.join("kubepods/besteffort").join(format!("pod{uid}"));
+        let path = self
+            .cgroups
+            .root
+            .join("kubepods/besteffort")
+            .join(format!("pod{uid}"));
         fs::create_dir_all(&path).unwrap();
         path
     }
@@ -249,15 +280,18 @@ impl Agent {
 
     /// A filter as the agent has it, once it fits.
     pub(crate) async fn await_filter(&self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("{name} is in the kernel as expected"), async || {
-            let status = self.status();
-            let filters = status["filters"].as_array().unwrap();
-            let found = filters.iter().find(|filter| filter["filter"] == name);
-            match found {
-                Some(found) if fits(found) => Ok(found.clone()),
-                _ => Err(status["filters"].to_string()),
-            }
-        })
+        eventually(
+            &format!("{name} is in the kernel as expected"),
+            async || {
+                let status = self.status();
+                let filters = status["filters"].as_array().unwrap();
+                let found = filters.iter().find(|filter| filter["filter"] == name);
+                match found {
+                    Some(found) if fits(found) => Ok(found.clone()),
+                    _ => Err(status["filters"].to_string()),
+                }
+            },
+        )
         .await
     }
 
@@ -277,7 +311,11 @@ impl Agent {
             let status = self.status();
             let filters = status["filters"].as_array().unwrap();
             let is_there = filters.iter().any(|filter| filter["filter"] == name);
-            if is_there { Err(status["filters"].to_string()) } else { Ok(()) }
+            if is_there {
+                Err(status["filters"].to_string())
+            } else {
+                Ok(())
+            }
         })
         .await;
     }
@@ -304,7 +342,11 @@ impl Agent {
     fn get(&self, path: &str) -> (u16, String) {
         use std::io::Write as _;
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -333,18 +375,39 @@ pub(crate) struct Ledger(Vec<(String, u64)>);
 
 impl Ledger {
     fn of(log: &str) -> Ledger {
-        let line = log.lines().rfind(|line| line.contains("ledger: ")).unwrap_or_else(|| panic!("{log}"));
-        let words = line.split(['(', ')', ' ']).filter_map(|word| word.split_once('='));
-        Ledger(words.map(|(term, count)| (term.to_owned(), count.parse().unwrap())).collect())
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("ledger: "))
+            .unwrap_or_else(|| panic!("{log}"));
+        let words = line
+            .split(['(', ')', ' '])
+            .filter_map(|word| word.split_once('='));
+        Ledger(
+            words
+                .map(|(term, count)| (term.to_owned(), count.parse().unwrap()))
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, term: &str) -> u64 {
-        self.0.iter().find(|(name, _)| name == term).map_or(0, |(_, count)| *count)
+        self.0
+            .iter()
+            .find(|(name, _)| name == term)
+            .map_or(0, |(_, count)| *count)
     }
 
     /// The equation holds, and nothing is on its way.
     pub(crate) fn assert_balanced(&self) {
-        let parts = ["delivered", "counted", "suppressed", "self", "canary", "table_miss", "lost", "in_flight"];
+        let parts = [
+            "delivered",
+            "counted",
+            "suppressed",
+            "self",
+            "canary",
+            "table_miss",
+            "lost",
+            "in_flight",
+        ];
         let sum: u64 = parts.iter().map(|term| self.get(term)).sum();
         assert_eq!(self.get("seen"), sum, "{self:?}");
     }
@@ -361,7 +424,9 @@ impl Reader {
         whole
             .lines()
             .filter(|line| line.starts_with('{'))
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
             .collect()
     }
 
@@ -381,7 +446,12 @@ impl Reader {
 
 /// The system calls of a process.
 pub(crate) fn of_process(events: Vec<Event>, pid: u32) -> Vec<Event> {
-    let is_its = |event: &Event| event.process.as_ref().is_some_and(|process| process.pid == pid);
+    let is_its = |event: &Event| {
+        event
+            .process
+            .as_ref()
+            .is_some_and(|process| process.pid == pid)
+    };
     let events = events.into_iter().filter(is_its);
     events.filter(|event| event.policy.is_some()).collect()
 }
@@ -423,11 +493,18 @@ fn mount() -> PathBuf {
         let place = left.split(' ').nth(4)?;
         right.starts_with("cgroup2 ").then(|| PathBuf::from(place))
     };
-    mounts.lines().find_map(of_line).expect("cgroup v2 is mounted somewhere")
+    mounts
+        .lines()
+        .find_map(of_line)
+        .expect("cgroup v2 is mounted somewhere")
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Makes a cgroup and calls in it, at once; the process that did.
@@ -475,7 +552,12 @@ impl Mix {
     pub(crate) fn end(mut self) -> Value {
         self.orders = None;
         let mut text = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         assert!(self.child.wait().unwrap().success());
         serde_json::from_str(&text).unwrap()
     }

@@ -3,9 +3,7 @@
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_ns,
 };
-use ebpf_hello_abi::{
-    Bucket, BucketKey, CpuLedger, Fate, Handler, NAMESPACE_BUCKET, Overflow,
-};
+use ebpf_hello_abi::{Bucket, BucketKey, CpuLedger, Fate, Handler, NAMESPACE_BUCKET, Overflow};
 
 use crate::{
     atomic,
@@ -133,11 +131,7 @@ fn is_in_rate(bucket: *mut Bucket, interval: u32, tolerance: u64) -> bool {
         }
         // SAFETY: values live as long as their map and are aligned to 8.
         let held = unsafe {
-            atomic::compare_exchange(
-                &raw mut (*bucket).arrival,
-                due,
-                from + interval as u64,
-            )
+            atomic::compare_exchange(&raw mut (*bucket).arrival, due, from + interval as u64)
         };
         if held == due {
             return true;
