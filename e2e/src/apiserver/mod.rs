@@ -295,7 +295,7 @@ impl ApiServer {
                 format!("--tls-private-key-file={}", file("server.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 format!("--service-account-issuer={AUDIENCE}"),
-                format!("--service-account-key-file={}", file("accounts.key")),
+                format!("--service-account-key-file={}", file("accounts.pub")),
                 format!(
                     "--service-account-signing-key-file={}",
                     file("accounts.key")
