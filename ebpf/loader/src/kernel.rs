@@ -44,6 +44,8 @@ pub enum ExitSource {
     LastAlive,
 }
 
+const NANOSECONDS: u32 = 1_000_000_000;
+
 /// The loaded programs. Everything goes when this is dropped: nothing is pinned.
 pub struct Kernel {
     pub(crate) ebpf: Ebpf,
@@ -105,6 +107,8 @@ impl Kernel {
             io_uring_argument: io_uring.map_or(0, |found| found.argument),
             io_uring_opcode: io_uring.map_or(ABSENT, |found| found.opcode),
             canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
+            namespace_interval: NANOSECONDS.checked_div(options.namespace_rate).unwrap_or(0),
+            namespace_tolerance: NANOSECONDS / 10,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
