@@ -73,7 +73,9 @@ async fn arrival(arguments: &ArrivalArgs) -> anyhow::Result<()> {
             Ok(())
         }
         None => {
-            let cause = cause(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
+            let cause = cause(arguments)
+                .await
+                .unwrap_or_else(|error| format!("{error:#}"));
             Err(last.context(format!(
                 "no event of pod {}/{} arrived within {}: {cause}",
                 arguments.pod.0,

@@ -40,10 +40,8 @@ pub(crate) fn run(arguments: &CrdArgs) -> anyhow::Result<ExitCode> {
         None => std::io::stdout()
             .write_all(crds_yaml().as_bytes())
             .context("cannot write to stdout")?,
-        Some(CrdCommand::Apply(apply)) => crate::client::runtime()?.block_on(apply::apply(
-            apply.kubeconfig.as_deref(),
-            apply.timeout,
-        ))?,
+        Some(CrdCommand::Apply(apply)) => crate::client::runtime()?
+            .block_on(apply::apply(apply.kubeconfig.as_deref(), apply.timeout))?,
     }
     Ok(ExitCode::SUCCESS)
 }
