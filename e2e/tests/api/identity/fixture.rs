@@ -2,6 +2,7 @@
 //! cut.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -113,6 +114,11 @@ impl Fixture {
             .filter(|request| request.resource == "pods")
             .collect();
         assert!(!of_agent.is_empty(), "the agent asked for no pods");
+        let verbs: BTreeSet<&str> = of_agent
+            .iter()
+            .map(|request| request.verb.as_str())
+            .collect();
+        println!("{} requests for pods: {verbs:?}", of_agent.len());
         for request in of_agent {
             let is_its_right =
                 ["list", "watch"].contains(&request.verb.as_str()) && request.code == 200;
