@@ -71,6 +71,21 @@ impl Tree {
         self.0.get(&id).map(String::as_str)
     }
 
+    /// Every cgroup, parents before children.
+    pub(crate) fn cgroups(&self) -> Vec<Cgroup> {
+        let mut cgroups: Vec<Cgroup> = self
+            .0
+            .iter()
+            .map(|(id, path)| Cgroup {
+                id: *id,
+                path: path.clone(),
+            })
+            .collect();
+        // A path sorts before those that it begins.
+        cgroups.sort_by(|a, b| a.path.cmp(&b.path));
+        cgroups
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use ebpf_hello_agent::{
-    identity::{ContainerScope, IdentityOptions, Pods, follow_links, follow_pods},
+    identity::{IdentityOptions, Pods, follow_links, follow_pods},
     kubernetes::{Kubernetes, KubernetesError},
 };
 
@@ -13,8 +13,8 @@ use crate::args::duration;
 /// Flags of an agent in a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct PodArguments {
-    /// Ask the API server whose this node's processes are.
-    #[arg(long)]
+    /// Take pods, filters and this Node's labels from the API server.
+    #[arg(long, conflicts_with = "filters")]
     kubernetes: bool,
     /// Who is the API server, and who we are there [default: the pod's own account].
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
@@ -46,15 +46,11 @@ impl PodArguments {
     }
 
     /// How events get these pods.
-    pub(crate) fn identity(
-        &self,
-        pods: &Arc<Pods>,
-        scope: Option<Arc<dyn ContainerScope>>,
-    ) -> IdentityOptions {
+    pub(crate) fn identity(&self, pods: &Arc<Pods>) -> IdentityOptions {
         IdentityOptions {
             pods: Arc::clone(pods),
             wait: self.identity_wait,
-            scope,
+            scope: None,
         }
     }
 }

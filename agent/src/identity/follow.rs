@@ -35,6 +35,7 @@ pub async fn follow_pods(kubernetes: Kubernetes, pods: Arc<Pods>) {
                         pods.remove(&pod.cgroup_uid);
                     }
                 }
+                pods.note_listed();
                 tracing::info!(node, pods = listed.len(), "the pods of this node are known");
                 listed = HashSet::new();
             }

@@ -19,7 +19,7 @@ mod thread;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ebpf_hello_proto::v1::Event;
+use ebpf_hello_proto::v1::{self, Event};
 
 pub use follow::follow_pods;
 pub use links::follow_links;
@@ -34,9 +34,9 @@ use resolve::Resolver;
 
 /// Decides, once it is known whose an event is, whether a filter that wants it is for its container.
 pub trait ContainerScope: Send + Sync {
-    /// Whether the event goes out. `container` is the name of its container, `None` while that is not known, and for
-    /// processes of a pod that are in none. Asked for events of pods only, with [`Event::pod`] not yet set.
-    fn wants(&self, event: &Event, container: Option<&str>) -> bool;
+    /// Whether an event of a pod goes out; one that does is told as its container's filter has it. `container` is the
+    /// name of its container, `None` while that is not known, and for processes of a pod that are in none.
+    fn admits(&self, event: &mut Event, pod: &v1::Pod, container: Option<&str>) -> bool;
 }
 
 /// How a node finds out whose its events are.
@@ -46,7 +46,7 @@ pub struct IdentityOptions {
     pub pods: Arc<Pods>,
     /// How long an event waits for its pod and its container's name.
     pub wait: Duration,
-    /// What drops events of containers that no filter is for.
+    /// What drops events of containers that no filter is for; the node has its own where there is none.
     pub scope: Option<Arc<dyn ContainerScope>>,
 }
 

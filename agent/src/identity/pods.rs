@@ -2,12 +2,16 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use ebpf_hello_policy::Labels;
 use ebpf_hello_proto::v1::Workload;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// How long a pod is still known after it was deleted: its last events are on their way.
@@ -22,7 +26,7 @@ const IDS: usize = 8;
 const LINKS: usize = 8_192;
 
 /// The class that decides below which cgroup a pod's is (`status.qosClass`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Qos {
     /// Directly below the pods' root.
     Guaranteed,
@@ -34,7 +38,7 @@ pub enum Qos {
 }
 
 /// One pod, trimmed to what events and filters need.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `metadata.uid`.
     pub uid: String,
@@ -56,7 +60,7 @@ pub struct Pod {
 }
 
 /// A container of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Its name in the spec.
     pub name: String,
@@ -82,6 +86,7 @@ pub struct Link {
 pub struct Pods {
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
+    is_listed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +115,7 @@ impl Default for Pods {
         Pods {
             known: RwLock::default(),
             changes: watch::Sender::new(0),
+            is_listed: AtomicBool::new(false),
         }
     }
 }
@@ -172,6 +178,17 @@ impl Pods {
         if self.write().link(id, link) {
             self.changed();
         }
+    }
+
+    /// Notes that all pods of the node were told once.
+    pub fn note_listed(&self) {
+        self.is_listed.store(true, Ordering::Release);
+        self.changed();
+    }
+
+    /// Whether all pods of the node were told once.
+    pub fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Acquire)
     }
 
     /// Changes whenever a pod or container came, changed or went.

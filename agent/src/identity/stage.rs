@@ -312,8 +312,8 @@ impl Stage {
         let container = answer.and_then(|answer| answer.pod.container.as_ref());
         let name = container.map(|container| container.name.as_str());
         let name = name.filter(|name| !name.is_empty());
-        if let Some(scope) = &self.scope
-            && !scope.wants(&item.event, name)
+        if let (Some(scope), Some(answer)) = (&self.scope, answer)
+            && !scope.admits(&mut item.event, &answer.pod, name)
         {
             self.accounts.settle(item.handler, Outcome::OutOfScope);
             return;

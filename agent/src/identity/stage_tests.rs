@@ -288,7 +288,12 @@ fn what_nobody_knows_any_more_is_forgotten() {
 fn a_filter_for_another_container_gets_nothing_of_this() {
     struct Only(&'static str);
     impl ContainerScope for Only {
-        fn wants(&self, _: &Event, container: Option<&str>) -> bool {
+        fn admits(
+            &self,
+            _: &mut Event,
+            _: &ebpf_hello_proto::v1::Pod,
+            container: Option<&str>,
+        ) -> bool {
             container == Some(self.0)
         }
     }

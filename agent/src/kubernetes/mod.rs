@@ -2,9 +2,19 @@
 //!
 //! ```text
 //! --kubeconfig, or the pod's own account ──▶ Kubernetes ──watch──▶ pods, the node, filters, namespaces
+//!
+//! SyscallFilters, ClusterSyscallFilters ─▶ catalogue (valid, last good) ─┐
+//! this Node's labels ────────────────────────────────────────────────────┼▶ knowledge ─▶ policy ─▶ Node::apply
+//! Namespaces' labels, while a filter selects by them ────────────────────┘       └─▶ saved (policy.json)
 //! ```
 
 mod backoff;
+mod catalogue;
+mod knowledge;
+mod listing;
+mod object;
+mod policy;
+mod saved;
 mod watch;
 
 use std::{path::Path, time::Duration};
@@ -14,6 +24,7 @@ use kube::{
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
+pub use policy::FilterWatch;
 pub use watch::{Reach, watch};
 
 /// Patience with an API server that does not answer a connection.
