@@ -15,6 +15,7 @@ use std::{
 };
 
 use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
+use ebpf_hello_policy::crd::ClusterSyscallFilter;
 use ebpf_hello_proto::v1::{Event, GetCountersResponse, event::Kind};
 use k8s_openapi::api::core::v1::{Binding, Pod};
 use kube::{
@@ -67,7 +68,7 @@ struct Truth {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_churned_pods_events_are_its_own_or_told_soon() {
-    let fixture = Fixture::start(&[]).await;
+    let fixture = Fixture::start().await;
     let Fixture {
         server,
         proxy,
@@ -111,15 +112,18 @@ async fn a_churned_pods_events_are_its_own_or_told_soon() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_counted_is_told_by_pod() {
-    let directory = tempfile::tempdir().unwrap();
-    let filter = directory.path().join("count.yaml");
-    fs::write(
-        &filter,
-        "apiVersion: ebpf-hello.dev/v1alpha1\nkind: ClusterSyscallFilter\nmetadata: {name: all}\n\
-         spec: {host: true, default: Count}\n",
-    )
+    let fixture = Fixture::start().await;
+    let filter: ClusterSyscallFilter = serde_json::from_value(json!({
+        "apiVersion": "ebpf-hello.dev/v1alpha1",
+        "kind": "ClusterSyscallFilter",
+        "metadata": {"name": "all"},
+        "spec": {"default": "Count"},
+    }))
     .unwrap();
-    let fixture = Fixture::start(&["--filters", filter.to_str().unwrap()]).await;
+    Api::all(fixture.server.client())
+        .create(&PostParams::default(), &filter)
+        .await
+        .unwrap();
     let plan = Plan {
         number: 1,
         nonce: "nonce-counted".into(),

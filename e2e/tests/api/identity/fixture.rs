@@ -15,7 +15,10 @@ use std::{
 };
 
 use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, product};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::{
+    core::v1::Node,
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
 use kube::{Api, api::PostParams};
 use serde_json::json;
 use tokio::{
@@ -45,8 +48,9 @@ pub(super) struct Fixture {
 
 impl Fixture {
     /// Starts all, and waits until the agent is ready.
-    pub(super) async fn start(flags: &[&str]) -> Fixture {
+    pub(super) async fn start() -> Fixture {
         let server = ApiServer::start().await;
+        server.install_definitions().await;
         server.namespace(NAMESPACE, &[]).await;
         allow_agent(&server).await;
         let address = server.url().trim_start_matches("https://").parse().unwrap();
@@ -80,8 +84,7 @@ impl Fixture {
                 .arg(&place.links)
                 .args(["--metrics-addr", &metrics.to_string(), "--spool", "none"])
                 .arg("--state-dir")
-                .arg(server.directory().join("state"))
-                .args(flags),
+                .arg(server.directory().join("state")),
         );
         agent.await_log("the pods of this node are known");
         agent.await_log("ready: canaries come through every attached program");
@@ -238,12 +241,20 @@ fn through(kubeconfig: &Path, server: &str, proxy: &str) {
     fs::write(kubeconfig, text.replace(server, proxy)).unwrap();
 }
 
-/// The rights that identity needs, and no other.
+/// The rights that an agent needs, and no other.
 async fn allow_agent(server: &ApiServer) {
     server.service_account("default", "agent").await;
+    let verbs = ["list", "watch"];
     let role: ClusterRole = serde_json::from_value(json!({
         "metadata": {"name": "agent"},
-        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}],
+        "rules": [
+            {"apiGroups": [""], "resources": ["pods", "nodes", "namespaces"], "verbs": verbs},
+            {
+                "apiGroups": ["ebpf-hello.dev"],
+                "resources": ["syscallfilters", "clustersyscallfilters"],
+                "verbs": verbs,
+            },
+        ],
     }))
     .unwrap();
     let binding: ClusterRoleBinding = serde_json::from_value(json!({
@@ -252,6 +263,7 @@ async fn allow_agent(server: &ApiServer) {
         "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "agent"}],
     }))
     .unwrap();
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": NODE}})).unwrap();
     let post = PostParams::default();
     Api::all(server.client())
         .create(&post, &role)
@@ -259,6 +271,10 @@ async fn allow_agent(server: &ApiServer) {
         .unwrap();
     Api::all(server.client())
         .create(&post, &binding)
+        .await
+        .unwrap();
+    Api::all(server.client())
+        .create(&post, &node)
         .await
         .unwrap();
 }
