@@ -124,6 +124,17 @@ async fn what_is_counted_is_told_by_pod() {
         .create(&PostParams::default(), &filter)
         .await
         .unwrap();
+    // What runs before it is in the kernel is not counted.
+    eventually("the filter is in the kernel", async || {
+        let output = Command::new(product())
+            .args(["status", "--server", &fixture.url, "-o", "json"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_there = text.contains("\"all\"") && text.contains("\"programmed\":true");
+        is_there.then_some(()).ok_or(text)
+    })
+    .await;
     let plan = Plan {
         number: 1,
         nonce: "nonce-counted".into(),
