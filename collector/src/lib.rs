@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod accounts;
+mod attribution;
 pub mod caller;
 pub mod fleet;
 pub mod ingest;

@@ -162,7 +162,11 @@ impl ApiServer {
         };
         let namespaces: Api<Namespace> = Api::all(self.client());
         namespaces
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&namespace))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&namespace),
+            )
             .await
             .unwrap();
     }
@@ -181,7 +185,11 @@ impl ApiServer {
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
         accounts
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&account))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&account),
+            )
             .await
             .unwrap();
     }
@@ -226,11 +234,8 @@ impl ApiServer {
             .directory
             .path()
             .join(format!("{namespace}-{account}.kubeconfig"));
-        self.credentials.write_kubeconfig(
-            &path,
-            self.address,
-            serde_json::json!({"token": token}),
-        );
+        self.credentials
+            .write_kubeconfig(&path, self.address, serde_json::json!({"token": token}));
         path
     }
 
@@ -243,11 +248,18 @@ impl ApiServer {
         for definition in ebpf_hello_policy::crd::crds() {
             let name = definition.name_any();
             definitions
-                .patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition))
+                .patch(
+                    &name,
+                    &PatchParams::apply("test").force(),
+                    &Patch::Apply(&definition),
+                )
                 .await
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             eventually(&format!("{name} is established"), async || {
-                let found = definitions.get(&name).await.map_err(|error| error.to_string())?;
+                let found = definitions
+                    .get(&name)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 let conditions = found.status.and_then(|status| status.conditions);
                 conditions
                     .into_iter()
@@ -283,8 +295,11 @@ impl ApiServer {
                 format!("--tls-private-key-file={}", file("server.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 format!("--service-account-issuer={AUDIENCE}"),
-                format!("--service-account-key-file={}", file("accounts.key")),
-                format!("--service-account-signing-key-file={}", file("accounts.key")),
+                format!("--service-account-key-file={}", file("accounts.pub")),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    file("accounts.key")
+                ),
                 format!("--audit-policy-file={}", file("audit.yaml")),
                 format!("--audit-log-path={}", file("audit.log")),
                 "--audit-log-mode=blocking".to_owned(),
@@ -350,7 +365,10 @@ async fn client(kubeconfig: serde_json::Value) -> Client {
 
 /// An address that nobody listens on. Another process could take it first: then the start fails and says so.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Who asked for what, without bodies; one line a request, when it is answered.

@@ -6,3 +6,6 @@
 )]
 
 mod definitions;
+mod filters;
+mod identity;
+mod stage;
