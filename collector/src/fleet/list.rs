@@ -227,7 +227,9 @@ fn node(name: &str, member: &Member, reader: &Reader) -> v1::Node {
             said.version.clone()
         },
         connected: member.session.is_some(),
-        last_seen: Some(member.last_seen.into()),
+        // Of a node that publishes it would tell when anybody's events came.
+        last_seen: (*reader == Reader::All || member.session.is_none())
+            .then(|| member.last_seen.into()),
         ..said
     }
 }
