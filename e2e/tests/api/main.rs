@@ -5,6 +5,7 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod access;
 mod definitions;
 mod filters;
 mod identity;
