@@ -68,9 +68,9 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
     }
     agent.await_programmed("shop/cart", generation, 4).await;
     eventually("the names are foretold", async || {
-        // In the parents of both drivers.
+        // In the parents of both drivers; and in those of other clusters on this kernel.
         match agent.status()["cgroups"]["foretold"].as_u64() {
-            Some(8) => Ok(()),
+            Some(8..) => Ok(()),
             found => Err(format!("{found:?}")),
         }
     })
