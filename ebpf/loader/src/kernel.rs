@@ -18,6 +18,7 @@ use crate::{
     canary,
     cgroups::CgroupMaps,
     counts::Counters,
+    inspect::{self, MapStatus},
     interest::Wanted,
     io_uring::IoUring,
     machine,
@@ -67,6 +68,7 @@ pub struct Kernel {
     counters: Counters,
     ours: HashMap<MapData, u32, u32>,
     hints: Array<MapData, u64>,
+    pub(crate) maps: Vec<MapStatus>,
 }
 
 // === impl Kernel ===
@@ -111,6 +113,7 @@ impl Kernel {
         };
         let mut ebpf = make_maps(&options, &config)?;
         load_programs(&mut ebpf)?;
+        let maps = inspect::map_statuses(&ebpf)?;
         let reader = make_reader(&mut ebpf, &options)?;
         let mut kernel = Kernel {
             tables: Tables::new(&mut ebpf, options.tables)?,
@@ -122,6 +125,7 @@ impl Kernel {
             counters: Counters::new(&mut ebpf)?,
             ours: take(&mut ebpf, map::SELF)?,
             hints: take(&mut ebpf, map::SELF_HINTS)?,
+            maps,
             ebpf,
             options,
             config,
