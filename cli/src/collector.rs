@@ -14,9 +14,11 @@ use ebpf_hello_collector::{
     caller::{Authenticate, Trusted},
     ingest::Enrol,
     kubernetes::Kubernetes,
+    lease::LeaseOptions,
     log::{DEFAULT_MEMORY, Log, Memory, Nats, NatsOptions, Store, StoreOptions},
     metrics::CollectorMetrics,
     serve::{Collector, Handshake, Listener, Options, serve},
+    status::StatusWriter,
 };
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,6 +162,23 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
 
     let mut registry = Registry::default();
     CollectorMetrics::register(&mut registry, collector.clone(), env!("CARGO_PKG_VERSION"));
+    let status = kubernetes.map(|kubernetes| {
+        let KubernetesArguments {
+            agent_daemonset,
+            lease,
+            ..
+        } = &arguments.kubernetes;
+        let lease = LeaseOptions::new(lease);
+        StatusWriter::start(
+            &kubernetes,
+            collector.fleet().clone(),
+            agent_daemonset,
+            lease,
+        )
+    });
+    if let Some(status) = &status {
+        status.register(&mut registry);
+    }
     let health: Arc<dyn Health> = Arc::new(Running(collector.clone()));
     let monitor = monitor::serve(arguments.metrics_addr, registry, health).await?;
     tokio::spawn(monitor);
@@ -169,6 +188,10 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         ended = &mut serving => return ended.context("the server panicked")?.context("cannot serve"),
+    }
+    // First: agents that lose their stream because we end are not missing.
+    if let Some(status) = status {
+        status.stop().await;
     }
     collector.stop();
     serving

@@ -4,6 +4,7 @@ mod agent;
 mod args;
 mod check;
 mod client;
+mod cluster;
 mod collector;
 mod connect;
 mod control;

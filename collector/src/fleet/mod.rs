@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ebpf_hello_proto::v1;
@@ -31,6 +31,8 @@ pub struct Fleet {
     retention: Duration,
     connected: AtomicU64,
     sessions: AtomicU64,
+    /// Told when an agent came or went, or another filter is in a node's kernel.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +40,20 @@ struct Member {
     hello: v1::AgentHello,
     report: Arc<v1::NodeReport>,
     last_seen: SystemTime,
+    /// The same by a clock that nobody sets.
+    heard: Instant,
     session: Option<(u64, watch::Sender<bool>)>,
+}
+
+/// What is known of a node's agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// It has a stream, and this run of it has reported.
+    pub present: bool,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// What it last said, perhaps in an earlier run.
+    pub report: Arc<v1::NodeReport>,
 }
 
 /// A node's stream, registered for as long as it lasts.
@@ -61,7 +76,29 @@ impl Fleet {
             retention,
             connected: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            changes: watch::Sender::new(()),
         }
+    }
+
+    /// Tells when an agent came or went, or what it said of its filters changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Every node's agent, in the order of names.
+    #[must_use]
+    pub fn agents(&self) -> Vec<(String, Agent)> {
+        let members = self.members().into_iter();
+        let agents = members.map(|(name, member)| {
+            let agent = Agent {
+                present: member.session.is_some() && member.has_reported(),
+                heard: member.heard,
+                report: member.report,
+            };
+            (name, agent)
+        });
+        agents.collect()
     }
 
     /// Nodes that publish now.
@@ -88,6 +125,7 @@ impl Fleet {
                 hello,
                 report,
                 last_seen: now,
+                heard: Instant::now(),
                 session: Some((id, end)),
             },
         );
@@ -96,6 +134,8 @@ impl Fleet {
             Some((_, older)) => older.send_replace(true),
             None => self.connected.fetch_add(1, Relaxed) > 0,
         };
+        drop(nodes);
+        self.changes.send_replace(());
         Session {
             fleet: self.clone(),
             node,
@@ -156,7 +196,7 @@ impl Session {
 
     /// The node's agent was heard of.
     pub fn heard(&self) {
-        self.with(|member| member.last_seen = SystemTime::now());
+        self.with(Member::hear);
     }
 
     /// Takes what the agent says of its node; true if it was taken whole.
@@ -168,34 +208,54 @@ impl Session {
             report.filters.truncate(256);
         }
         let report = Arc::new(report);
-        self.with(|member| {
+        let changed = self.with(|member| {
+            let changed = member.report.filters != report.filters;
             member.report = report;
-            member.last_seen = SystemTime::now();
+            member.hear();
+            changed
         });
+        if changed == Some(true) {
+            self.fleet.changes.send_replace(());
+        }
         whole
     }
 
-    fn with(&self, change: impl FnOnce(&mut Member)) {
+    /// Changes what is known of the node, unless a newer stream has taken over.
+    fn with<T>(&self, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let mut nodes = self.fleet.lock();
-        if let Some(member) = nodes.get_mut(&self.node)
-            && member
-                .session
-                .as_ref()
-                .is_some_and(|(id, _)| *id == self.id)
-        {
-            change(member);
-        }
+        let member = nodes.get_mut(&self.node)?;
+        let (id, _) = member.session.as_ref()?;
+        (*id == self.id).then(|| change(member))
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Whether the report is of the run that has the stream.
+    fn has_reported(&self) -> bool {
+        let epoch = self.report.node.as_ref().map(|node| node.epoch);
+        self.report.time.is_some()
+            && epoch.is_none_or(|epoch| epoch == 0 || epoch == self.hello.epoch)
+    }
+
+    fn hear(&mut self) {
+        self.last_seen = SystemTime::now();
+        self.heard = Instant::now();
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let fleet = self.fleet.clone();
-        self.with(|member| {
-            member.last_seen = SystemTime::now();
+        let ended = self.with(|member| {
+            member.hear();
             member.session = None;
             fleet.connected.fetch_sub(1, Relaxed);
         });
+        if ended.is_some() {
+            fleet.changes.send_replace(());
+        }
     }
 }
 

@@ -119,6 +119,18 @@ impl ApiServer {
     /// # Panics
     /// It fails.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.try_kubectl(arguments)
+            .unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// The same for what may be refused.
+    ///
+    /// # Errors
+    /// It fails: everything that it printed.
+    ///
+    /// # Panics
+    /// There is no kubectl.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(asset("kubectl"))
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig())
@@ -126,12 +138,13 @@ impl ApiServer {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {text}{}",
+        if output.status.success() {
+            return Ok(text);
+        }
+        Err(format!(
+            "{text}{}",
             String::from_utf8_lossy(&output.stderr)
-        );
-        text
+        ))
     }
 
     /// Makes a namespace with labels, unless it is there.

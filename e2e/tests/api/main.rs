@@ -6,3 +6,8 @@
 )]
 
 mod definitions;
+mod lease;
+mod poser;
+mod refused;
+mod stage;
+mod status;

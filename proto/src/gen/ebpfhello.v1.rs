@@ -423,6 +423,18 @@ pub struct Loss {
     #[prost(uint64, tag = "6")]
     #[prost_canonical_serde(proto_name = "last_sequence", json_name = "lastSequence")]
     pub last_sequence: u64,
+    /// The loss may be of events that the reader may not see: how many is not said, and `count` and the sequences are 0.
+    #[prost(bool, tag = "7")]
+    #[prost_canonical_serde(proto_name = "count_withheld", json_name = "countWithheld")]
+    pub count_withheld: bool,
+    /// Time of the last event before the hole, or when the hole began. Absent when not known.
+    #[prost(message, optional, tag = "8")]
+    #[prost_canonical_serde(proto_name = "first_time", json_name = "firstTime")]
+    pub first_time: ::core::option::Option<crate::Timestamp>,
+    /// Time of the first event after it, or when it was found. Absent when not known.
+    #[prost(message, optional, tag = "9")]
+    #[prost_canonical_serde(proto_name = "last_time", json_name = "lastTime")]
+    pub last_time: ::core::option::Option<crate::Timestamp>,
 }
 /// Where on its way an event was lost.
 #[derive(
@@ -1345,7 +1357,7 @@ pub struct NodeReport {
     #[prost(message, repeated, tag = "3")]
     #[prost_canonical_serde(proto_name = "programs", json_name = "programs")]
     pub programs: ::prost::alloc::vec::Vec<Program>,
-    /// Filters that select anything on this node.
+    /// Filters that are for this node, also those that select nothing on it at present.
     #[prost(message, repeated, tag = "4")]
     #[prost_canonical_serde(proto_name = "filters", json_name = "filters")]
     pub filters: ::prost::alloc::vec::Vec<FilterState>,
@@ -1524,6 +1536,11 @@ pub struct FilterState {
     #[prost(string, tag = "7")]
     #[prost_canonical_serde(proto_name = "message", json_name = "message")]
     pub message: ::prost::alloc::string::String,
+    /// The object's `metadata.uid`: a filter that was deleted and made again is another one. Empty for filters that
+    /// are files.
+    #[prost(string, tag = "8")]
+    #[prost_canonical_serde(proto_name = "uid", json_name = "uid")]
+    pub uid: ::prost::alloc::string::String,
 }
 /// What was counted in one pod.
 #[derive(
