@@ -238,7 +238,10 @@ impl Cluster {
     }
 
     /// A connection to a pod of the collector.
-    async fn forward(&self) -> anyhow::Result<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + use<>> {
+    async fn forward(
+        &self,
+    ) -> anyhow::Result<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + use<>>
+    {
         let (name, namespace) = (
             &self.arguments.collector_service,
             &self.arguments.collector_namespace,
@@ -271,7 +274,11 @@ impl Cluster {
             .await
             .map_err(|error| {
                 let what = format!("a port-forward to pod {} in {namespace}", pod.name_any());
-                explain(error, &what, "it takes the right to create pods/portforward")
+                explain(
+                    error,
+                    &what,
+                    "it takes the right to create pods/portforward",
+                )
             })?;
         forwarder
             .take_stream(port)
@@ -415,7 +422,8 @@ mod tests {
             (json!("nosuch"), 7443),
             (json!(null), 7443),
         ] {
-            let ports = json!([{"port": 9464, "targetPort": 1}, {"port": 7443, "targetPort": target_port}]);
+            let ports =
+                json!([{"port": 9464, "targetPort": 1}, {"port": 7443, "targetPort": target_port}]);
             let service = service(json!({"ports": ports}));
             assert_eq!(target(&service, &pod("True")), expected, "{target_port}");
         }

@@ -12,6 +12,7 @@ use ebpf_hello_collector::{
         connections_within, raise_open_files,
     },
     caller::{Authenticate, Trusted},
+    fleet::Peers,
     ingest::Enrol,
     kubernetes::Kubernetes,
     lease::LeaseOptions,
@@ -154,9 +155,10 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         max_connections: connections_within(raise_open_files(), defaults.max_connections),
         ..defaults
     };
-    let log = log(arguments).await?;
+    let (log, nats) = log(arguments).await?;
     let enrol = enrollment.map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
     let collector = Collector::new(log, enrol, options);
+    let _peers = nats.map(|nats| Peers::start(&nats, collector.fleet().clone()));
     let (listeners, _socket) =
         listeners(arguments, tls, authenticate(&arguments.access).await?).await?;
 
@@ -212,9 +214,11 @@ async fn kubernetes(arguments: &KubernetesArguments) -> anyhow::Result<Option<Ku
         .map(Some)
 }
 
-async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
+/// The log, and the NATS server if it is there that the log is.
+async fn log(arguments: &CollectorArguments) -> anyhow::Result<(Arc<dyn Log>, Option<Arc<Nats>>)> {
     if arguments.hub.starts_with("nats://") || arguments.hub.starts_with("tls://") {
-        return Ok(Arc::new(nats(arguments).await?));
+        let nats = Arc::new(nats(arguments).await?);
+        return Ok((nats.clone(), Some(nats)));
     }
     if arguments.hub != "memory" {
         bail!(
@@ -222,7 +226,7 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             arguments.hub
         );
     }
-    Ok(match &arguments.store {
+    let log: Arc<dyn Log> = match &arguments.store {
         None => {
             tracing::info!("events are kept in memory only: they are gone when this process ends");
             Arc::new(Memory::new(DEFAULT_MEMORY))
@@ -236,7 +240,8 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             .await
             .context("cannot open the store")?,
         ),
-    })
+    };
+    Ok((log, None))
 }
 
 async fn nats(arguments: &CollectorArguments) -> anyhow::Result<Nats> {

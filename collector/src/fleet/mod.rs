@@ -5,11 +5,12 @@
 
 mod list;
 mod page;
+mod peers;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -17,12 +18,16 @@ use std::{
 
 use ebpf_hello_proto::v1;
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+
+pub use self::peers::Peers;
 
 /// Most nodes that are remembered: past it the one unheard of for the longest goes.
 pub const MAX_NODES: usize = 20_000;
 /// Largest report that is kept whole: of a larger one what was counted per pod is left out.
 pub const MAX_REPORT_BYTES: usize = 512 << 10;
+/// A stream of ours that was silent for so long gives way to what another collector says of the node.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// Every node that publishes, or did within the time of the store.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub struct Fleet {
     sessions: AtomicU64,
     /// Told when an agent came or went, or another filter is in a node's kernel.
     changes: watch::Sender<()>,
+    /// Nodes of our own that other collectors should hear of.
+    news: OnceLock<mpsc::Sender<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +50,16 @@ struct Member {
     /// The same by a clock that nobody sets.
     heard: Instant,
     session: Option<(u64, watch::Sender<bool>)>,
+    /// The collector that says it has its stream.
+    peer: Option<String>,
+}
+
+/// What one collector tells the others of a node.
+#[derive(Debug)]
+struct Said {
+    has_stream: bool,
+    hello: v1::AgentHello,
+    report: Arc<v1::NodeReport>,
 }
 
 /// What is known of a node's agent.
@@ -77,6 +94,7 @@ impl Fleet {
             connected: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             changes: watch::Sender::new(()),
+            news: OnceLock::new(),
         }
     }
 
@@ -92,7 +110,7 @@ impl Fleet {
         let members = self.members().into_iter();
         let agents = members.map(|(name, member)| {
             let agent = Agent {
-                present: member.session.is_some() && member.has_reported(),
+                present: member.has_stream() && member.has_reported(),
                 heard: member.heard,
                 report: member.report,
             };
@@ -127,6 +145,7 @@ impl Fleet {
                 last_seen: now,
                 heard: Instant::now(),
                 session: Some((id, end)),
+                peer: None,
             },
         );
         match before.and_then(|member| member.session) {
@@ -136,11 +155,89 @@ impl Fleet {
         };
         drop(nodes);
         self.changes.send_replace(());
+        self.tell(&node);
         Session {
             fleet: self.clone(),
             node,
             id,
             superseded,
+        }
+    }
+
+    /// Another collector says something of a node. What our own stream says goes before.
+    fn hear_of(&self, peer: &str, said: Said) {
+        let mut nodes = self.lock();
+        let now = SystemTime::now();
+        self.forget(&mut nodes, now);
+        let known = nodes.get_mut(&said.hello.node);
+        let changed = match known {
+            Some(known)
+                if known.session.is_some()
+                    && said.hello.epoch <= known.hello.epoch
+                    && known.heard.elapsed() < SILENT =>
+            {
+                return;
+            }
+            // Of those that it had only: the node may be another's by now.
+            Some(known) if !said.has_stream => {
+                let had = known.peer.as_deref() == Some(peer);
+                if had {
+                    known.peer = None;
+                    known.hear();
+                }
+                had
+            }
+            Some(known) => {
+                let changed = known.peer.as_deref() != Some(peer)
+                    || known.hello.epoch != said.hello.epoch
+                    || known.report.filters != said.report.filters;
+                known.peer = Some(peer.to_owned());
+                known.hello = said.hello;
+                known.report = said.report;
+                known.hear();
+                changed
+            }
+            None => {
+                let member = Member {
+                    peer: said.has_stream.then(|| peer.to_owned()),
+                    report: said.report,
+                    last_seen: now,
+                    heard: Instant::now(),
+                    session: None,
+                    hello: said.hello,
+                };
+                nodes.insert(member.hello.node.clone(), member);
+                true
+            }
+        };
+        drop(nodes);
+        if changed {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// What other collectors should know of a node that is or was ours.
+    fn said(&self, node: &str) -> Option<Said> {
+        let nodes = self.lock();
+        let member = nodes.get(node)?;
+        (member.session.is_some() || member.peer.is_none()).then(|| Said {
+            has_stream: member.session.is_some(),
+            hello: member.hello.clone(),
+            report: member.report.clone(),
+        })
+    }
+
+    /// Nodes whose streams are here.
+    fn own_nodes(&self) -> Vec<String> {
+        let nodes = self.lock();
+        let own = nodes.iter().filter(|(_, member)| member.session.is_some());
+        own.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn tell(&self, node: &str) {
+        if let Some(news) = self.news.get() {
+            // Where there is no room, the next report tells.
+            let _ = news.try_send(node.to_owned());
         }
     }
 
@@ -217,6 +314,7 @@ impl Session {
         if changed == Some(true) {
             self.fleet.changes.send_replace(());
         }
+        self.fleet.tell(&self.node);
         whole
     }
 
@@ -232,6 +330,11 @@ impl Session {
 // === impl Member ===
 
 impl Member {
+    /// Whether a collector has its stream.
+    fn has_stream(&self) -> bool {
+        self.session.is_some() || self.peer.is_some()
+    }
+
     /// Whether the report is of the run that has the stream.
     fn has_reported(&self) -> bool {
         let epoch = self.report.node.as_ref().map(|node| node.epoch);
@@ -255,6 +358,7 @@ impl Drop for Session {
         });
         if ended.is_some() {
             fleet.changes.send_replace(());
+            fleet.tell(&self.node);
         }
     }
 }

@@ -10,5 +10,10 @@ async fn the_server_takes_and_explains_the_definitions() {
     assert!(explained.contains("One event in so many"), "{explained}");
     let mine = |request: &&ebpf_hello_e2e::Request| request.resource == "customresourcedefinitions";
     let requests = server.requests();
-    assert!(requests.iter().find(mine).is_some_and(|request| request.user == "admin"));
+    assert!(
+        requests
+            .iter()
+            .find(mine)
+            .is_some_and(|request| request.user == "admin")
+    );
 }

@@ -41,7 +41,10 @@ fn written(stage: &Stage, name: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     let stage = Stage::new(&["n1"]).await;
-    let (first, second) = (account(&stage, "first").await, account(&stage, "second").await);
+    let (first, second) = (
+        account(&stage, "first").await,
+        account(&stage, "second").await,
+    );
     let one = stage.collector("first", &first);
     let holder = stage.await_holder(None).await;
     let other = stage.collector("second", &second);
@@ -50,7 +53,10 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     let another = Poser::start("n1", stage.server.client(), one.address);
     stage.apply("a", counting("mkdir")).await;
     stage.await_status("a", |status| says(status, "1/1")).await;
-    assert_eq!((written(&stage, "first"), written(&stage, "second")), (1, 0));
+    assert_eq!(
+        (written(&stage, "first"), written(&stage, "second")),
+        (1, 0)
+    );
     assert!(one.metric("ebpf_hello_lease_held").await > 0.5);
     assert!(other.metric("ebpf_hello_lease_held").await < 0.5);
 
@@ -58,17 +64,26 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     let frozen = std::time::Instant::now();
     stage.await_holder(Some(&holder)).await;
     println!("taken over after {:?}", frozen.elapsed());
-    assert!(frozen.elapsed() > Duration::from_secs(10), "not before it can have expired");
+    assert!(
+        frozen.elapsed() > Duration::from_secs(10),
+        "not before it can have expired"
+    );
     stage.apply("b", counting("mkdir")).await;
     stage.await_status("b", |status| says(status, "1/1")).await;
-    assert_eq!((written(&stage, "first"), written(&stage, "second")), (1, 1));
+    assert_eq!(
+        (written(&stage, "first"), written(&stage, "second")),
+        (1, 1)
+    );
 
     // It wakes with a term that is over, and with news that it would have written.
     one.process.thaw();
     stage.apply("c", counting("mkdir")).await;
     stage.await_status("c", |status| says(status, "1/1")).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!((written(&stage, "first"), written(&stage, "second")), (1, 2));
+    assert_eq!(
+        (written(&stage, "first"), written(&stage, "second")),
+        (1, 2)
+    );
     assert!(one.metric("ebpf_hello_lease_held").await < 0.5);
 
     // Given back, it is taken at once.
@@ -77,7 +92,10 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     let given = std::time::Instant::now();
     assert!(other.process.stop().success());
     stage.await_holder(Some(&holder)).await;
-    println!("taken over after {:?} when it was given back", given.elapsed());
+    println!(
+        "taken over after {:?} when it was given back",
+        given.elapsed()
+    );
     assert!(given.elapsed() < Duration::from_secs(10));
     agent.stop().await;
     another.stop().await;

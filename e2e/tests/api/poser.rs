@@ -122,7 +122,9 @@ async fn follow(
 
 fn take(state: &Mutex<State>, filter: &SyscallFilter) {
     // One that is not valid leaves the last that was.
-    let Ok(valid) = Filter::try_from(filter) else { return };
+    let Ok(valid) = Filter::try_from(filter) else {
+        return;
+    };
     let uid = filter.metadata.uid.clone().unwrap();
     let told = v1::FilterState {
         filter: valid.name().to_string(),
@@ -137,15 +139,19 @@ fn take(state: &Mutex<State>, filter: &SyscallFilter) {
 
 fn tell(state: &Mutex<State>, reports: &watch::Sender<Option<v1::NodeReport>>) {
     let state = state.lock().unwrap();
-    let filters = state.filters.values().cloned().map(|told| match &state.failure {
-        None => told,
-        Some((reason, message)) => v1::FilterState {
-            programmed: false,
-            reason: reason.clone(),
-            message: message.clone(),
-            ..told
-        },
-    });
+    let filters = state
+        .filters
+        .values()
+        .cloned()
+        .map(|told| match &state.failure {
+            None => told,
+            Some((reason, message)) => v1::FilterState {
+                programmed: false,
+                reason: reason.clone(),
+                message: message.clone(),
+                ..told
+            },
+        });
     let report = v1::NodeReport {
         time: Some(SystemTime::now().into()),
         node: Some(v1::Node {

@@ -23,7 +23,9 @@ fn corpus() -> Vec<PathBuf> {
 
 /// What kubectl says, in one line.
 fn reason(printed: &str) -> String {
-    let lines = printed.lines().map(|line| line.trim().trim_start_matches("* "));
+    let lines = printed
+        .lines()
+        .map(|line| line.trim().trim_start_matches("* "));
     let said: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     said.join(" ")
 }
@@ -31,12 +33,16 @@ fn reason(printed: &str) -> String {
 /// Creates what is in a file; how that ended, in the words of the corpus.
 async fn outcome(stage: &Stage, file: &Path) -> String {
     let name = file.file_stem().unwrap().to_str().unwrap();
-    let created = stage.server.try_kubectl(&["create", "-f", file.to_str().unwrap()]);
+    let created = stage
+        .server
+        .try_kubectl(&["create", "-f", file.to_str().unwrap()]);
     if let Err(printed) = created {
         let said = reason(&printed).replace(file.to_str().unwrap(), &format!("{name}.yaml"));
         return format!("{SERVER}{said}");
     }
-    let (status, _) = stage.await_status(name, |status| !status.conditions.is_empty()).await;
+    let (status, _) = stage
+        .await_status(name, |status| !status.conditions.is_empty())
+        .await;
     let accepted = condition(&status, "Accepted");
     assert_eq!(accepted.status, "False", "{name} is taken: {accepted:?}");
     format!("{STATUS}{}: {}", accepted.reason, accepted.message)
@@ -53,7 +59,11 @@ async fn forty_bad_filters_are_each_refused_for_the_reason_that_the_corpus_has()
         let outcome = outcome(&stage, &file).await;
         let (body, expected) = text.trim_end().rsplit_once('\n').unwrap();
         if env::var_os("UPDATE").is_some() {
-            let body = if expected.starts_with('#') { body } else { text.trim_end() };
+            let body = if expected.starts_with('#') {
+                body
+            } else {
+                text.trim_end()
+            };
             fs::write(&file, format!("{body}\n{outcome}\n")).unwrap();
         }
         if outcome.starts_with(SERVER) {
@@ -70,6 +80,15 @@ async fn forty_bad_filters_are_each_refused_for_the_reason_that_the_corpus_has()
     println!("{server} refused by the API server, {status} by status");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(server >= 15 && server + status >= 40);
-    let accepted = stage.server.kubectl(&["-n", SHOP, "get", "sf", "--no-headers"]);
-    assert_eq!(accepted.lines().filter(|line| line.contains("True")).count(), 0, "{accepted}");
+    let accepted = stage
+        .server
+        .kubectl(&["-n", SHOP, "get", "sf", "--no-headers"]);
+    assert_eq!(
+        accepted
+            .lines()
+            .filter(|line| line.contains("True"))
+            .count(),
+        0,
+        "{accepted}"
+    );
 }

@@ -58,7 +58,9 @@ impl Stage {
             api.create(&PostParams::default(), &node).await.unwrap();
         }
         let api: Api<DaemonSet> = Api::namespaced(client, HOME);
-        api.create(&PostParams::default(), &daemonset()).await.unwrap();
+        api.create(&PostParams::default(), &daemonset())
+            .await
+            .unwrap();
         Stage { server }
     }
 
@@ -134,7 +136,10 @@ impl Stage {
     /// Removes a filter of the shop.
     pub async fn delete(&self, name: &str) {
         let filters = self.filters();
-        filters.delete(name, &DeleteParams::default()).await.unwrap();
+        filters
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     /// Waits until somebody holds the lease; says who.
@@ -181,7 +186,9 @@ impl Collector {
     /// One of its numbers.
     pub async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
-        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name));
         let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
@@ -208,7 +215,10 @@ pub fn counting(call: &str) -> Value {
 
 /// An address that nobody listens on yet.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// As the chart has it, as far as it says where agents run.

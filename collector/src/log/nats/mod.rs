@@ -65,6 +65,7 @@ pub struct NatsOptions {
 pub struct Nats {
     id: String,
     token_key: TokenKey,
+    client: async_nats::Client,
     shared: Arc<Shared>,
     turns: Turns,
     follower: JoinHandle<()>,
@@ -126,10 +127,16 @@ impl Nats {
         Ok(Nats {
             id,
             token_key,
+            client: connection.client,
             shared,
             turns: Turns::default(),
             follower: tokio::spawn(follower),
         })
+    }
+
+    /// The connection, for what collectors tell each other besides.
+    pub(crate) fn client(&self) -> async_nats::Client {
+        self.client.clone()
     }
 }
 
