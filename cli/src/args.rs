@@ -41,8 +41,11 @@ pub(crate) enum Command {
     Status(StatusArguments),
     /// Validate filters and explain what they do. Needs no root and no cluster.
     Check(crate::check::CheckArgs),
-    /// Print the custom resource definitions.
+    /// Print the custom resource definitions, or apply them to a cluster.
     Crd(crate::crd::CrdArgs),
+    /// Execute a program, and wait for its event: what `helm test` runs.
+    #[command(hide = true)]
+    Arrival(Box<crate::arrival::ArrivalArgs>),
     /// End at once: to be seen executing (readiness.rs).
     #[command(hide = true)]
     Canary {

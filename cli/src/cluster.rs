@@ -23,9 +23,8 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::{
-    Api, Config, ResourceExt as _,
+    Api, ResourceExt as _,
     api::{ListParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::task::JoinHandle;
 use tonic::{
@@ -33,7 +32,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use crate::exit::Unreachable;
+use crate::{apiserver, exit::Unreachable};
 
 /// Port of the collector's Service.
 const PORT: u16 = 7443;
@@ -139,7 +138,7 @@ impl ClusterArgs {
     /// What of the way cannot be gone, and what it takes.
     pub(crate) async fn connect(&self, account: &Account) -> anyhow::Result<(Channel, Minted)> {
         let cluster = Cluster {
-            client: self.client().await?,
+            client: apiserver::client(self.kubeconfig.as_deref()).await?,
             arguments: self.clone(),
             account: account.clone(),
         };
@@ -166,23 +165,6 @@ impl ClusterArgs {
         })?;
         Ok((channel, token))
     }
-
-    async fn client(&self) -> anyhow::Result<kube::Client> {
-        let options = KubeConfigOptions::default();
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let said = || format!("--kubeconfig {}", path.display());
-                let kubeconfig = Kubeconfig::read_from(path).with_context(said)?;
-                Config::from_custom_kubeconfig(kubeconfig, &options)
-                    .await
-                    .with_context(said)?
-            }
-            None => Config::from_kubeconfig(&options)
-                .await
-                .context("--service-account: no cluster is known: name one with --kubeconfig")?,
-        };
-        kube::Client::try_from(config).context("the kubeconfig cannot be used")
-    }
 }
 
 // === impl Cluster ===
@@ -195,10 +177,10 @@ impl Cluster {
         );
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let found = maps.get(name).await.map_err(|error| {
-            explain(
+            missing(
                 error,
-                &format!("ConfigMap {name} in namespace {namespace}"),
-                "is ebpf-hello installed there? --collector-namespace and --collector-ca name another",
+                &format!("get ConfigMap {name} in namespace {namespace}"),
+                "--collector-ca",
             )
         })?;
         found
@@ -223,9 +205,9 @@ impl Cluster {
         };
         let answer = accounts.create_token_request(name, &PostParams::default(), &request);
         let answer = answer.await.map_err(|error| {
-            explain(
+            apiserver::refusal(
                 error,
-                &format!("a token of ServiceAccount {}", self.account),
+                &format!("get a token of ServiceAccount {}", self.account),
                 "it takes the right to create serviceaccounts/token",
             )
         })?;
@@ -248,10 +230,10 @@ impl Cluster {
         );
         let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let service = services.get(name).await.map_err(|error| {
-            explain(
+            missing(
                 error,
-                &format!("Service {name} in namespace {namespace}"),
-                "is ebpf-hello installed there? --collector-namespace and --collector-service name another",
+                &format!("get Service {name} in namespace {namespace}"),
+                "--collector-service",
             )
         })?;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
@@ -259,8 +241,8 @@ impl Cluster {
             .with_context(|| format!("Service {name} in namespace {namespace} selects no pods"))?;
         let listed = pods.list(&ListParams::default().labels(&selector)).await;
         let listed = listed.map_err(|error| {
-            let what = format!("pods of Service {name} in namespace {namespace}");
-            explain(error, &what, "it takes the right to list pods there")
+            let what = format!("list the pods of Service {name} in namespace {namespace}");
+            apiserver::refusal(error, &what, "it takes the right to list pods there")
         })?;
         let pod = listed.iter().find(|pod| is_ready(pod)).with_context(|| {
             format!(
@@ -273,8 +255,8 @@ impl Cluster {
             .portforward(&pod.name_any(), &[port])
             .await
             .map_err(|error| {
-                let what = format!("a port-forward to pod {} in {namespace}", pod.name_any());
-                explain(
+                let what = format!("forward a port of pod {} in {namespace}", pod.name_any());
+                apiserver::refusal(
                     error,
                     &what,
                     "it takes the right to create pods/portforward",
@@ -286,14 +268,13 @@ impl Cluster {
     }
 }
 
-/// A refusal or silence of the API server in the words of the command line.
-fn explain(error: kube::Error, what: &str, advice: &str) -> anyhow::Error {
-    let answered = matches!(error, kube::Error::Api(_));
-    let error = anyhow::Error::from(error).context(format!("cannot get {what}"));
-    if answered {
-        error.context(advice.to_owned())
-    } else {
-        error.context(Unreachable)
+/// What should be there once the chart is installed; `flag` names another.
+fn missing(error: kube::Error, tried: &str, flag: &str) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => anyhow!(
+            "cannot {tried}: there is none; is ebpf-hello installed there? --collector-namespace and {flag} name another"
+        ),
+        error => apiserver::refusal(error, tried, "it takes the right to get it"),
     }
 }
 

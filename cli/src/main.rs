@@ -1,7 +1,9 @@
 //! `ebpf-hello`: the one binary. Commands are modules; this only parses and dispatches.
 
 mod agent;
+mod apiserver;
 mod args;
+mod arrival;
 mod check;
 mod client;
 mod cluster;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Status(status) => status::status(status).map(|()| ExitCode::SUCCESS),
         Command::Check(check) => check::run(check),
         Command::Crd(crd) => crd::run(crd),
+        Command::Arrival(arrival) => arrival::run(arrival).map(|()| ExitCode::SUCCESS),
         Command::Canary { .. } => Ok(ExitCode::SUCCESS),
         Command::Completions(completions) => {
             manual::completions(completions).map(|()| ExitCode::SUCCESS)

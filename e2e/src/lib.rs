@@ -14,8 +14,11 @@
 )]
 
 mod apiserver;
+pub mod chart;
 mod eventually;
 mod executable;
+#[cfg(feature = "kind-tests")]
+pub mod kind;
 mod process;
 
 pub use apiserver::{ApiServer, Request, TokenFor};

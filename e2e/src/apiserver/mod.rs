@@ -114,7 +114,7 @@ impl ApiServer {
         path
     }
 
-    /// kubectl as an administrator: what it prints.
+    /// kubectl as an administrator, unless the arguments say otherwise: what it prints.
     ///
     /// # Panics
     /// It fails.
@@ -123,13 +123,10 @@ impl ApiServer {
             .unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
     }
 
-    /// The same for what may be refused.
+    /// The same.
     ///
     /// # Errors
-    /// It fails: everything that it printed.
-    ///
-    /// # Panics
-    /// There is no kubectl.
+    /// It fails: with what it printed.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(asset("kubectl"))
             .arg("--kubeconfig")
@@ -139,12 +136,10 @@ impl ApiServer {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
-            return Ok(text);
+            Ok(text)
+        } else {
+            Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr)))
         }
-        Err(format!(
-            "{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
     }
 
     /// Makes a namespace with labels, unless it is there.

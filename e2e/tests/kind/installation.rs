@@ -1,0 +1,15 @@
+//! What `helm install` brings.
+
+use ebpf_hello_e2e::kind::{Cluster, SYSTEM};
+
+pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
+    let agents = cluster.pods_of("agent");
+    for node in cluster.nodes() {
+        let on_it = agents.iter().filter(|(_, on)| on == node.name()).count();
+        assert_eq!(on_it, 1, "agents on {}: {agents:?}", node.name());
+    }
+    // Ready is a canary that came through every attached program: asked of the agent itself.
+    for (pod, _) in &agents {
+        cluster.kubectl(&["-n", SYSTEM, "exec", pod, "--", "ebpf-hello", "status", "--probe"]);
+    }
+}
