@@ -5,6 +5,7 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod audit;
 mod definitions;
 mod lease;
 mod poser;
