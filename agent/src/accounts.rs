@@ -23,6 +23,8 @@ pub enum Outcome {
     Corrupt,
     /// The collector refused the batch as invalid.
     Refused,
+    /// A filter that names containers wanted it, and it turned out to be of none of them, or of one not known in time.
+    OutOfScope,
     /// The agent ended before it was acknowledged, and there was no spool to leave it in.
     Unsent,
 }
@@ -41,7 +43,7 @@ pub struct Accounts {
 
 impl Outcome {
     /// Every outcome, in the order of their numbers.
-    pub const ALL: [Outcome; 8] = [
+    pub const ALL: [Outcome; 9] = [
         Outcome::Delivered,
         Outcome::OutputFailed,
         Outcome::Canary,
@@ -49,14 +51,16 @@ impl Outcome {
         Outcome::QueueFull,
         Outcome::Corrupt,
         Outcome::Refused,
+        Outcome::OutOfScope,
         Outcome::Unsent,
     ];
 
-    /// Where and why the event was lost, as the protocol says it; `None` when it was not.
+    /// Where and why the event was lost, as the protocol says it; `None` when it was not: when it came where it was meant
+    /// to, or was left out on request.
     #[must_use]
     pub fn loss(self) -> Option<(LossStage, LossReason)> {
         let reason = match self {
-            Outcome::Delivered | Outcome::Canary => return None,
+            Outcome::Delivered | Outcome::Canary | Outcome::OutOfScope => return None,
             Outcome::OutputFailed => {
                 return Some((LossStage::Subscriber, LossReason::OutputFailed));
             }

@@ -12,8 +12,10 @@ use ebpf_hello_loader::{DEFAULT_OUTCOME, Kernel, LoadError, Programmed};
 use ebpf_hello_policy::{Arch, FilterName, Table};
 
 use crate::{
+    cgroups::Tree,
     desired::{Desired, Name, Selection},
     policies::Policies,
+    pool::PooledTable,
     programming::table_spec,
 };
 
@@ -23,7 +25,7 @@ const OUTCOMES: u32 = 65_536;
 /// An outcome as it was programmed.
 #[derive(Clone, Debug)]
 struct Outcome {
-    table: Arc<Table>,
+    table: PooledTable,
     generation: u64,
     programmed: Programmed,
 }
@@ -71,15 +73,17 @@ impl Assignment {
         }
     }
 
-    /// Makes it so. An outcome whose table does not change is not touched.
+    /// Makes it so. An outcome whose table does not change is not touched. Neither is a cgroup that is not in
+    /// the `tree` yet: it came a moment ago, and has what its parent or its name gave it.
     pub(crate) fn apply(
         &mut self,
         desired: &Desired,
+        tree: &Tree,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
         let before = self.exhausted().count();
         self.program(DEFAULT_OUTCOME, &desired.default, kernel)?;
-        let wanted: HashMap<u64, &Arc<Table>> = desired
+        let wanted: HashMap<u64, &PooledTable> = desired
             .others
             .iter()
             .map(|(cgroup, table)| (*cgroup, table))
@@ -88,7 +92,7 @@ impl Assignment {
         let mut members: HashMap<u64, u32> = kernel.bound_cgroups()?.into_iter().collect();
         // Those who leave go first, so that their table is free for who comes.
         members.retain(|cgroup, _| {
-            let stays = wanted.contains_key(cgroup);
+            let stays = wanted.contains_key(cgroup) || tree.path(*cgroup).is_none();
             if !stays {
                 kernel.unbind_cgroup(*cgroup);
             }
@@ -105,12 +109,12 @@ impl Assignment {
             },
             kernel,
         );
-        self.drop_empty(&members, kernel)?;
+        self.drop_empty(kernel)?;
         let outcomes = self.choose(&desired.tables(), &wanted, &members);
         for (table, outcome) in &outcomes {
             self.program(*outcome, table, kernel)?;
         }
-        let outcomes: HashMap<&Arc<Table>, u32> = outcomes
+        let outcomes: HashMap<&PooledTable, u32> = outcomes
             .iter()
             .map(|(table, outcome)| (table, *outcome))
             .collect();
@@ -126,7 +130,7 @@ impl Assignment {
         for (name, table) in &desired.names {
             self.bind_name(name, table, outcomes.get(table).copied(), kernel)?;
         }
-        self.drop_empty(&members, kernel)?;
+        self.drop_empty(kernel)?;
         let now = self.exhausted().count();
         if now > before {
             tracing::warn!(
@@ -145,7 +149,7 @@ impl Assignment {
         selection: &mut Selection,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
-        let table = selection.table(Some(path));
+        let (table, names) = selection.at(path);
         let present = kernel.outcome_of(id)?;
         let outcome = if self.has(DEFAULT_OUTCOME, &table) {
             DEFAULT_OUTCOME
@@ -162,7 +166,7 @@ impl Assignment {
             None if outcome == DEFAULT_OUTCOME => {}
             _ => kernel.bind_cgroup(id, outcome, false)?,
         }
-        for (name, named) in selection.foretold(path, &table) {
+        for (name, named) in names {
             self.bind_name(&(id, name), &named, None, kernel)?;
         }
         Ok(())
@@ -178,7 +182,7 @@ impl Assignment {
     fn bind_name(
         &mut self,
         name: &Name,
-        table: &Arc<Table>,
+        table: &PooledTable,
         known: Option<u32>,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
@@ -220,13 +224,13 @@ impl Assignment {
         });
     }
 
-    fn has(&self, outcome: u32, table: &Arc<Table>) -> bool {
+    fn has(&self, outcome: u32, table: &PooledTable) -> bool {
         self.outcomes
             .get(&outcome)
             .is_some_and(|outcome| outcome.table == *table)
     }
 
-    fn outcome_with(&self, table: &Arc<Table>) -> Option<u32> {
+    fn outcome_with(&self, table: &PooledTable) -> Option<u32> {
         self.outcomes
             .iter()
             .find(|(id, outcome)| **id != DEFAULT_OUTCOME && outcome.table == *table)
@@ -237,11 +241,11 @@ impl Assignment {
     /// so that one flip moves them; else a new one.
     fn choose(
         &mut self,
-        tables: &[Arc<Table>],
-        wanted: &HashMap<u64, &Arc<Table>>,
+        tables: &[PooledTable],
+        wanted: &HashMap<u64, &PooledTable>,
         members: &HashMap<u64, u32>,
-    ) -> Vec<(Arc<Table>, u32)> {
-        let mut by_table: HashMap<&Arc<Table>, u32> = HashMap::new();
+    ) -> Vec<(PooledTable, u32)> {
+        let mut by_table: HashMap<&PooledTable, u32> = HashMap::new();
         for (id, outcome) in self
             .outcomes
             .iter()
@@ -250,7 +254,7 @@ impl Assignment {
             by_table.insert(&outcome.table, *id);
         }
         // Where all cgroups of an outcome go; `None` when they part.
-        let mut goes_to: BTreeMap<u32, Option<&Arc<Table>>> = BTreeMap::new();
+        let mut goes_to: BTreeMap<u32, Option<&PooledTable>> = BTreeMap::new();
         for (cgroup, outcome) in members {
             let table = wanted.get(cgroup).copied();
             goes_to
@@ -266,7 +270,7 @@ impl Assignment {
             .iter()
             .filter_map(|table| by_table.get(table).copied())
             .collect();
-        let mut movable: HashMap<&Arc<Table>, u32> = HashMap::new();
+        let mut movable: HashMap<&PooledTable, u32> = HashMap::new();
         for (id, table) in goes_to {
             if let Some(table) = table
                 && self.outcomes.contains_key(&id)
@@ -282,12 +286,7 @@ impl Assignment {
         tables
             .iter()
             .zip(known)
-            .map(|(table, known)| {
-                (
-                    Arc::clone(table),
-                    known.unwrap_or_else(|| self.next_number()),
-                )
-            })
+            .map(|(table, known)| (table.clone(), known.unwrap_or_else(|| self.next_number())))
             .collect()
     }
 
@@ -304,7 +303,7 @@ impl Assignment {
     fn program(
         &mut self,
         id: u32,
-        table: &Arc<Table>,
+        table: &PooledTable,
         kernel: &mut Kernel,
     ) -> Result<(), LoadError> {
         if self.outcomes.get(&id).is_some_and(|outcome| {
@@ -316,13 +315,16 @@ impl Assignment {
         self.generation += 1;
         let generation = self.generation;
         self.policies
-            .insert(generation, Arc::clone(table), &self.generations);
-        let programmed = kernel.set_outcome(id, &table_spec(table, self.arch), generation)?;
+            .insert(generation, table.to_arc(), &self.generations);
+        let spec = table_spec(table, self.arch, |namespace| {
+            self.policies.namespace_number(namespace)
+        });
+        let programmed = kernel.set_outcome(id, &spec, generation)?;
         self.generations.insert(generation);
         let older = self.outcomes.insert(
             id,
             Outcome {
-                table: Arc::clone(table),
+                table: table.clone(),
                 generation,
                 programmed,
             },
@@ -333,13 +335,12 @@ impl Assignment {
         Ok(())
     }
 
-    fn drop_empty(
-        &mut self,
-        members: &HashMap<u64, u32>,
-        kernel: &mut Kernel,
-    ) -> Result<(), LoadError> {
+    fn drop_empty(&mut self, kernel: &mut Kernel) -> Result<(), LoadError> {
+        // As the kernel has them now: a new cgroup may have inherited one meanwhile.
+        let members = kernel.bound_cgroups()?;
         let used: HashSet<u32> = members
-            .values()
+            .iter()
+            .map(|(_, outcome)| outcome)
             .chain(self.names.values())
             .copied()
             .collect();

@@ -26,8 +26,8 @@ pub(crate) struct Cgroup {
 pub(crate) struct Change {
     pub(crate) what: CgroupChange,
     pub(crate) id: u64,
-    parent: u64,
-    name: String,
+    pub(crate) parent: u64,
+    pub(crate) name: String,
 }
 
 impl From<CgroupView<'_>> for Change {
@@ -69,6 +69,21 @@ impl Tree {
 
     pub(crate) fn path(&self, id: u64) -> Option<&str> {
         self.0.get(&id).map(String::as_str)
+    }
+
+    /// Every cgroup, parents before children.
+    pub(crate) fn cgroups(&self) -> Vec<Cgroup> {
+        let mut cgroups: Vec<Cgroup> = self
+            .0
+            .iter()
+            .map(|(id, path)| Cgroup {
+                id: *id,
+                path: path.clone(),
+            })
+            .collect();
+        // A path sorts before those that it begins.
+        cgroups.sort_by(|a, b| a.path.cmp(&b.path));
+        cgroups
     }
 
     pub(crate) fn len(&self) -> usize {

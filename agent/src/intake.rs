@@ -13,6 +13,7 @@ use crate::{
     canary::{self, Canaries},
     event::{Origin, event},
     follower::Changes,
+    identity::Paths,
     processes::Processes,
     wall::Wall,
 };
@@ -43,6 +44,8 @@ pub(crate) struct Intake {
     accounts: Arc<Accounts>,
     out: SyncSender<Batch>,
     changes: Changes,
+    /// Where events get their pods from, where there are any.
+    paths: Option<Arc<Paths>>,
 }
 
 impl Intake {
@@ -53,6 +56,7 @@ impl Intake {
         accounts: Arc<Accounts>,
         out: SyncSender<Batch>,
         changes: Changes,
+        paths: Option<Arc<Paths>>,
     ) -> Self {
         Intake {
             origin,
@@ -64,6 +68,7 @@ impl Intake {
             batch: Vec::with_capacity(BATCH),
             out,
             changes,
+            paths,
         }
     }
 }
@@ -91,7 +96,12 @@ impl Sink for Intake {
     }
 
     fn cgroup(&mut self, change: CgroupView<'_>) {
-        self.changes.send(change.into());
+        let change = change.into();
+        // Here already, not by who places cgroups: its first events may be the next records.
+        if let Some(paths) = &self.paths {
+            paths.follow(&change);
+        }
+        self.changes.send(change);
     }
 
     fn malformed(&mut self, error: RecordError) {

@@ -101,7 +101,7 @@ fn row(
         seen: kernel.get(handler, Fate::Seen) + synthetic,
         delivered: accounts.delivered(handler),
         counted: kernel.get(handler, Fate::Counted),
-        suppressed: suppressed(handler, kernel),
+        suppressed: suppressed(handler, kernel, accounts),
         table_miss: kernel.get(handler, Fate::TableMiss),
         self_: kernel.get(handler, Fate::SelfExcluded),
         canary: accounts.settled(handler, Outcome::Canary),
@@ -112,19 +112,31 @@ fn row(
     }
 }
 
-fn suppressed(handler: Handler, kernel: &KernelLedger) -> Vec<SuppressedCount> {
-    [
+fn suppressed(
+    handler: Handler,
+    kernel: &KernelLedger,
+    accounts: &Accounts,
+) -> Vec<SuppressedCount> {
+    let in_kernel = [
         (Fate::SuppressedRate, SuppressedReason::Rate),
         (Fate::SuppressedSampling, SuppressedReason::Sampling),
         (Fate::SuppressedMatch, SuppressedReason::Match),
     ]
-    .into_iter()
-    .map(|(fate, reason)| SuppressedCount {
-        reason: reason.into(),
-        count: kernel.get(handler, fate),
-    })
-    .filter(|row| row.count > 0)
-    .collect()
+    .map(|(fate, reason)| (reason, kernel.get(handler, fate)));
+    // The kernel sent it, before its container was known.
+    let out_of_scope = (
+        SuppressedReason::ContainerScope,
+        accounts.settled(handler, Outcome::OutOfScope),
+    );
+    in_kernel
+        .into_iter()
+        .chain([out_of_scope])
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| SuppressedCount {
+            reason: reason.into(),
+            count,
+        })
+        .collect()
 }
 
 fn total_suppressed(handlers: &[HandlerLedger]) -> Vec<SuppressedCount> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! loader::Reader ─▶ intake (its thread): event, processes ─▶ batches ─▶ whoever prints or publishes
-//! policy::Filter ─▶ desired ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
+//! Policy (files, or kubernetes) ─▶ compiler ─▶ desired ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
 //! loader::Reader ─▶ intake ─▶ follower (its thread): cgroups that came and went ─▶ placement
 //! loader::Kernel, intake, deliveries ─▶ ledger, status
 //! ```
@@ -12,6 +12,7 @@ mod assignment;
 mod call;
 mod canary;
 mod cgroups;
+mod compiler;
 mod counters;
 mod desired;
 pub mod enrolment;
@@ -20,17 +21,21 @@ mod flags;
 mod follower;
 pub mod identity;
 mod intake;
+mod kubelet;
+pub mod kubernetes;
 mod ledger;
 pub mod metrics;
 mod node;
 mod placement;
 mod policies;
+mod pool;
 mod processes;
 mod programming;
 pub mod publish;
 mod readiness;
 mod redact;
 mod report;
+mod scope;
 mod seed;
 mod status;
 mod suppressed;
@@ -40,10 +45,12 @@ mod wall;
 
 pub use accounts::{Accounts, Outcome};
 pub use canary::Way;
+pub use compiler::{Installed, Policy};
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
 pub use redact::{NONE, REDACTED, RedactError, Redactor};
 pub use status::{
-    CgroupStatus, ExecSourceStatus, FilterWithoutTable, IoUringStatus, Status, TableStatus,
+    CgroupStatus, ExecSourceStatus, FilterStatus, FilterWithoutTable, IoUringStatus, Status,
+    TableStatus,
 };
 pub use text::lossless;

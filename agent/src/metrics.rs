@@ -47,6 +47,9 @@ impl NodeMetrics {
             Unit::Seconds,
             filter_apply.clone(),
         );
+        if let Some(identity) = &node.identity {
+            identity.register(registry);
+        }
         registry.register_collector(Box::new(AtScrape {
             node,
             version,

@@ -10,24 +10,28 @@ use std::{
 };
 
 use ebpf_hello_loader::{
-    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters, StopHandle,
+    Counts, Exclusion, Kernel, KernelLedger, LoadError, Options, Reader, ReaderCounters,
+    StopHandle,
     abi::{Bucket, BucketKey, Handler},
 };
-use ebpf_hello_policy::{Arch, Filter};
+use ebpf_hello_policy::Arch;
 use ebpf_hello_proto::v1::{Counters, Ledger};
 
 use crate::{
-    Accounts, Batch, FilterWithoutTable, Item, Redactor, Status,
+    Accounts, Batch, FilterStatus, FilterWithoutTable, Item, Policy, Redactor, Status,
     canary::Canaries,
     counters::counters,
+    desired::Selection,
     event::Origin,
     follower::{self, Changes, Core},
+    identity::{self, Identity, IdentityOptions},
     intake::Intake,
     ledger,
     placement::Placement,
     policies::Policies,
     processes::Processes,
     readiness::Readiness,
+    scope::Scopes,
     seed,
     status::{CgroupStatus, ExecSourceStatus, IoUringStatus, TableStatus},
     suppressed, waiting,
@@ -52,8 +56,8 @@ pub enum AgentError {
         #[source]
         error: std::io::Error,
     },
-    /// A filter names cgroups, and there are none of version 2.
-    #[error("a filter has matchCgroup, but no cgroup v2 hierarchy is mounted here")]
+    /// Filters are for some cgroups only, and there are none of version 2.
+    #[error("filters are for pods or have matchCgroup, but no cgroup v2 hierarchy is mounted here")]
     NoCgroups,
     /// /proc could not be listed.
     #[error("cannot list the processes in /proc: {0}")]
@@ -82,10 +86,13 @@ pub struct NodeOptions {
     pub load: Options,
     /// The node's name on events.
     pub node: String,
-    /// The policy.
-    pub filters: Vec<Filter>,
+    /// The policy to start with.
+    pub policy: Policy,
     /// What hides secrets in events.
     pub redactor: Redactor,
+    /// How events get their pods, and which pods filters select; `None` where there are none: a machine that is no
+    /// node of a cluster.
+    pub identity: Option<IdentityOptions>,
 }
 
 /// A running node.
@@ -102,6 +109,7 @@ pub struct Node {
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
     pub(crate) readiness: Readiness,
+    pub(crate) identity: Option<Arc<Identity>>,
     options: NodeOptions,
     older_processes: &'static str,
 }
@@ -114,10 +122,14 @@ impl Node {
     ///
     /// # Errors
     /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
-    pub fn start(options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
+    pub fn start(mut options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
         let arch = Arch::host();
         let (mut kernel, reader) = Kernel::load(options.load)?;
         let policies = Arc::new(Policies::default());
+        let scopes = Arc::new(Scopes::new(Arc::clone(&policies), arch));
+        if let Some(identity) = &mut options.identity {
+            identity.scope = Some(Arc::clone(&scopes) as _);
+        }
         let origin = Arc::new(Origin {
             node: options.node.clone(),
             epoch: epoch(),
@@ -128,7 +140,23 @@ impl Node {
         });
         let accounts = Arc::new(Accounts::default());
         let canaries = Arc::new(Canaries::default());
-        let (out, events) = sync_channel(QUEUE);
+        let identity = options.identity.clone().map(Identity::new).map(Arc::new);
+        let (out, mut events) = sync_channel(QUEUE);
+        if let Some(identity) = &identity {
+            let (identified, consumed) = sync_channel(QUEUE);
+            let read = std::mem::replace(&mut events, consumed);
+            // Ends by itself when the last sender goes, before the receiver does.
+            identity::spawn(
+                Arc::clone(identity),
+                Arc::clone(&origin),
+                Arc::clone(&accounts),
+                read,
+                identified,
+            )?;
+        }
+        let paths = identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.paths));
         let stop = reader.stop_handle();
         let received = reader.counters();
 
@@ -137,7 +165,13 @@ impl Node {
         for _ in &older {
             accounts.add_synthetic();
         }
-        let mut placement = Placement::new(options.filters.clone(), policies);
+        let policy = std::mem::take(&mut options.policy);
+        let pods = options
+            .identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.pods));
+        let selection = Selection::new(policy, pods, scopes, arch);
+        let mut placement = Placement::new(selection, policies, paths.clone());
         placement.program(&mut kernel)?;
         let core = Arc::new(Core::new(kernel, placement));
         let (changes, changed) = Changes::new();
@@ -149,6 +183,7 @@ impl Node {
             Arc::clone(&accounts),
             out.clone(),
             changes,
+            paths,
         );
         let reader = spawn(reader, intake, out.clone(), older)?;
         let node = Node {
@@ -162,6 +197,7 @@ impl Node {
             accounts,
             canaries,
             readiness: Readiness::default(),
+            identity,
             options,
             older_processes,
         };
@@ -183,15 +219,33 @@ impl Node {
             .is_some_and(|reader| !reader.is_finished())
     }
 
-    /// Makes other filters the policy. What they leave as it is is not touched.
+    /// Makes it another policy. What that leaves as it is is not touched.
     ///
     /// # Errors
     /// What keeps it from being programmed; what could be programmed then is.
-    pub fn apply(&self, filters: Vec<Filter>) -> Result<(), AgentError> {
+    pub fn apply(&self, policy: Policy) -> Result<(), AgentError> {
         let programmed = self
             .core
             .placement()
-            .replace(filters, &mut self.core.kernel());
+            .replace(policy, &mut self.core.kernel());
+        self.note_policy(programmed)
+    }
+
+    /// Gives pods that came or changed what the policy has for them. To be called when [`Pods::changes`] tells so.
+    ///
+    /// # Errors
+    /// As [`Node::apply`].
+    pub fn follow_pods(&self) -> Result<(), AgentError> {
+        let programmed = self.core.placement().follow_pods(&mut self.core.kernel());
+        self.note_policy(programmed)
+    }
+
+    /// Notes what the API server has not told yet, a sentence each: the node is not ready until that is empty.
+    pub fn note_unheard(&self, unheard: Vec<String>) {
+        self.readiness.note_unheard(unheard);
+    }
+
+    fn note_policy(&self, programmed: Result<(), AgentError>) -> Result<(), AgentError> {
         self.readiness
             .note_policy(programmed.as_ref().err().map(ToString::to_string));
         programmed
@@ -209,7 +263,8 @@ impl Node {
         kernel.sweep_exits()?;
         let buckets = kernel.buckets()?;
         self.tell_suppressed(&buckets);
-        placement.sweep(&buckets, &self.origin.suppressed, &mut kernel)
+        let swept = placement.sweep(&buckets, &self.origin.suppressed, &mut kernel);
+        self.note_policy(swept)
     }
 
     /// The path of a living cgroup from the root of the cgroup v2 mount, by its id.
@@ -339,7 +394,7 @@ impl Node {
     /// The kernel does not answer for a program or map of ours.
     pub fn status(&self, version: &str) -> Result<Status, AgentError> {
         let (mut status, _) = self.state(version)?;
-        status.maps = self.kernel().maps()?;
+        status.maps = self.kernel().maps();
         Ok(status)
     }
 
@@ -393,11 +448,13 @@ impl Node {
                 slots: half.slots.len(),
                 default: format!("{:?}", half.default.action),
                 filters: placement
-                    .filters()
+                    .policy()
+                    .filters
                     .iter()
-                    .map(|filter| filter.name().to_string())
+                    .map(|installed| installed.filter.name().to_string())
                     .collect(),
             },
+            filters: self.filter_states(&placement),
             cgroups: CgroupStatus {
                 known: placement.tree().len(),
                 foretold: summary.names,
@@ -412,6 +469,36 @@ impl Node {
             ledger: self.balance(&kernel_ledger, &counts),
         };
         Ok((status, counts))
+    }
+
+    fn filter_states(&self, placement: &Placement) -> Vec<FilterStatus> {
+        let without_table = placement.summary().without_table;
+        let problem = self.readiness.policy_problem();
+        let selected = placement.selected().into_iter();
+        selected
+            .map(|selected| {
+                let exhausted = without_table
+                    .iter()
+                    .find(|(filter, _)| filter.to_string() == selected.filter);
+                let (reason, message) = match (&problem, exhausted) {
+                    (Some(problem), _) => ("ProgrammingFailed", problem.clone()),
+                    (None, Some((_, policies))) => (
+                        "TablesExhausted",
+                        format!("{policies} policies that this filter is part of found no table free; raise --tables"),
+                    ),
+                    (None, None) => ("", String::new()),
+                };
+                FilterStatus {
+                    filter: selected.filter,
+                    uid: selected.uid,
+                    generation: selected.generation,
+                    pods: selected.pods,
+                    programmed: reason.is_empty(),
+                    reason,
+                    message,
+                }
+            })
+            .collect()
     }
 
     pub(crate) fn kernel(&self) -> MutexGuard<'_, Kernel> {

@@ -1,18 +1,20 @@
 //! The policy in the kernel: made what the filters ask for, and kept so while cgroups come and go.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ebpf_hello_loader::{
     Kernel,
-    abi::{Bucket, BucketKey, CgroupChange},
+    abi::{Bucket, BucketKey, CgroupChange, NAMESPACE_BUCKET},
     cgroup_mount,
 };
-use ebpf_hello_policy::{Arch, Filter, Table};
+use ebpf_hello_policy::{Arch, Table};
 
 use crate::{
     assignment::{Assignment, Summary},
     cgroups::{self, Cgroup, Change, Tree},
-    desired::{Desired, Selection},
+    compiler::Policy,
+    desired::{Desired, Selected, Selection},
+    identity::Paths,
     node::AgentError,
     policies::Policies,
     suppressed::Suppressed,
@@ -30,6 +32,10 @@ pub(crate) struct Placement {
     /// What the last look at the tree made it.
     applied: Option<Desired>,
     tree: Tree,
+    /// Cgroups that the kernel knew and the last walk did not find.
+    unfound: HashSet<u64>,
+    /// Where events get their pods from, where there are any.
+    paths: Option<Arc<Paths>>,
     /// Limits that nobody used at the last sweep.
     idle: HashSet<BucketKey>,
     /// Nothing is attached any more, and nothing must be.
@@ -40,25 +46,42 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Of no cgroup yet: [`Placement::program`] programs it.
-    pub(crate) fn new(filters: Vec<Filter>, policies: Arc<Policies>) -> Self {
+    pub(crate) fn new(
+        selection: Selection,
+        policies: Arc<Policies>,
+        paths: Option<Arc<Paths>>,
+    ) -> Self {
         Placement {
-            selection: Selection::new(filters, Arch::host()),
+            selection,
             assignment: Assignment::new(Arch::host(), policies),
             applied: None,
             tree: Tree::default(),
+            unfound: HashSet::new(),
+            paths,
             idle: HashSet::new(),
             closed: false,
         }
     }
 
-    /// Makes other filters the policy. What they leave as it is is not touched.
+    /// Makes another policy the one of every cgroup. What it leaves as it is is not touched.
     pub(crate) fn replace(
         &mut self,
-        filters: Vec<Filter>,
+        policy: Policy,
         kernel: &mut Kernel,
     ) -> Result<(), AgentError> {
-        self.selection = Selection::new(filters, Arch::host());
+        self.selection.replace(policy);
+        // The tree as the kernel told it is the one that is there, but for the last few milliseconds.
+        self.follow_pods(kernel)?;
         self.program(kernel)
+    }
+
+    /// Gives the cgroups of pods that came or changed what is theirs now, and foretells those that are to come.
+    pub(crate) fn follow_pods(&mut self, kernel: &mut Kernel) -> Result<(), AgentError> {
+        if self.closed || self.tree.len() == 0 {
+            return Ok(());
+        }
+        let cgroups = self.tree.cgroups();
+        self.apply(&cgroups, kernel).map(drop)
     }
 
     /// Walks the tree for what the kernel could not tell, and drops limits of cgroups and policies
@@ -71,9 +94,12 @@ impl Placement {
         kernel: &mut Kernel,
     ) -> Result<(), AgentError> {
         self.program(kernel)?;
+        self.unbind_unfound(kernel)?;
         let generations = kernel.generations();
         let idle: HashSet<BucketKey> = buckets
             .iter()
+            // A namespace's share is nobody's limit, and stays.
+            .filter(|(key, _)| key.bucket != NAMESPACE_BUCKET)
             .filter(|(key, bucket)| {
                 let is_gone = self.tree.len() > 0 && self.tree.path(key.cgroup_id).is_none();
                 (is_gone || !generations.contains(&key.generation))
@@ -95,41 +121,66 @@ impl Placement {
         if self.closed {
             return Ok(());
         }
-        // Nothing, while it is not known how far an error let it come.
-        let mut before = self.applied.take();
         for _ in 0..PASSES {
             let cgroups = self.walk()?;
-            let names_cgroups = self.selection.names_cgroups();
-            let concerned = if names_cgroups { &cgroups[..] } else { &[] };
-            let desired = self.selection.desired(concerned);
-            // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
-            // may have come free.
-            self.assignment.apply(&desired, kernel)?;
-            let is_settled = !names_cgroups || before.as_ref() == Some(&desired);
-            before = Some(desired);
-            if is_settled {
-                self.applied = before;
+            if self.apply(&cgroups, kernel)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// The tree as it is. A machine without one is an error to who names cgroups.
+    /// Whether nothing was left to do.
+    fn apply(&mut self, cgroups: &[Cgroup], kernel: &mut Kernel) -> Result<bool, AgentError> {
+        // Nothing, while it is not known how far an error lets it come.
+        let before = self.applied.take();
+        let is_selective = self.selection.is_selective();
+        let concerned = if is_selective { cgroups } else { &[] };
+        let desired = self.selection.desired(concerned);
+        // Also where nothing changed: a cgroup may have inherited an outcome that went, or a table
+        // may have come free.
+        self.assignment.apply(&desired, &self.tree, kernel)?;
+        let is_settled = !is_selective || before.as_ref() == Some(&desired);
+        self.applied = Some(desired);
+        Ok(is_settled)
+    }
+
+    /// Takes the policy from what the kernel knows and two walks did not find: a directory that came after the
+    /// first would be found by the second.
+    fn unbind_unfound(&mut self, kernel: &mut Kernel) -> Result<(), AgentError> {
+        let bound = kernel.bound_cgroups()?;
+        let unfound = bound
+            .into_iter()
+            .map(|(id, _)| id)
+            .filter(|id| self.tree.path(*id).is_none())
+            .collect();
+        for id in self.unfound.intersection(&unfound) {
+            kernel.unbind_cgroup(*id);
+        }
+        self.unfound = unfound;
+        Ok(())
+    }
+
+    /// The tree as it is. A machine without one is an error to who selects by it.
     fn walk(&mut self) -> Result<Vec<Cgroup>, AgentError> {
         let Some(mount) = cgroup_mount() else {
-            return if self.selection.names_cgroups() {
+            return if self.selection.is_selective() {
                 Err(AgentError::NoCgroups)
             } else {
                 Ok(Vec::new())
             };
         };
+        let began = Instant::now();
         let cgroups = cgroups::walk(&mount).map_err(|error| AgentError::Cgroups {
             mount: mount.display().to_string(),
             error,
         })?;
         self.tree = Tree::of(&cgroups);
-        Ok(cgroups)
+        if let Some(paths) = &self.paths {
+            paths.walked(&cgroups, began);
+        }
+        // In the order in which they are looked at otherwise.
+        Ok(self.tree.cgroups())
     }
 
     /// Takes in what the kernel told, in its order: a new cgroup has its policy when this returns.
@@ -140,7 +191,7 @@ impl Placement {
     ) -> Result<(), AgentError> {
         for change in changes {
             let path = self.tree.follow(change);
-            if self.closed || !self.selection.names_cgroups() {
+            if self.closed || !self.selection.is_selective() {
                 continue;
             }
             if change.what == CgroupChange::Removed {
@@ -159,8 +210,14 @@ impl Placement {
         self.closed = true;
     }
 
-    pub(crate) fn filters(&self) -> &[Filter] {
-        self.selection.filters()
+    /// The policy, and what filters select by.
+    pub(crate) fn policy(&self) -> &Policy {
+        self.selection.policy()
+    }
+
+    /// The filters that are for this node, and how many of its pods each selects.
+    pub(crate) fn selected(&self) -> Vec<Selected> {
+        self.selection.selected()
     }
 
     /// The policy of every cgroup without one of its own.

@@ -14,7 +14,11 @@ const REMEMBERED: usize = 1024;
 
 /// Tables by generation. Shared by who programs them and who reads records.
 #[derive(Debug, Default)]
-pub(crate) struct Policies(RwLock<BTreeMap<u64, Known>>);
+pub(crate) struct Policies {
+    known: RwLock<BTreeMap<u64, Known>>,
+    /// Namespaces that filters are of, by number, from 1: whose share of the node's events is used.
+    namespaces: RwLock<Vec<String>>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -26,7 +30,7 @@ struct Known {
 impl Policies {
     /// To be called before the kernel is told: a record can come at once.
     pub(crate) fn insert(&self, generation: u64, table: Arc<Table>, live: &HashSet<u64>) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let limited = limited_rules(&table);
         known.insert(generation, Known { table, limited });
         // Not at every insertion: each costs a look at all.
@@ -36,9 +40,39 @@ impl Policies {
         }
     }
 
+    /// The number of a namespace, from 1. It never changes.
+    pub(crate) fn namespace_number(&self, name: &str) -> u32 {
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let place = namespaces.iter().position(|known| known == name);
+        let place = place.unwrap_or_else(|| {
+            namespaces.push(name.to_owned());
+            namespaces.len() - 1
+        });
+        u32::try_from(place + 1).unwrap_or(u32::MAX)
+    }
+
+    /// The namespace with a number.
+    pub(crate) fn namespace(&self, number: u64) -> Option<String> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        namespaces.get(place).cloned()
+    }
+
+    /// What a generation was; `None` where that is forgotten.
+    pub(crate) fn table(&self, generation: u64) -> Option<Arc<Table>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&generation).map(|known| Arc::clone(&known.table))
+    }
+
     /// The filter that chose what happened to a call; empty when none did.
     pub(crate) fn filter(&self, generation: u64, abi: Abi, number: u32) -> String {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.get(&generation) else {
             return String::new();
         };
@@ -53,7 +87,7 @@ impl Policies {
 
     /// The filter and rule that a bucket counts for; empty and 0 where that is forgotten.
     pub(crate) fn limited(&self, generation: u64, bucket: u64) -> (String, u32) {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         usize::try_from(bucket)
             .ok()
             .and_then(|bucket| known.get(&generation)?.limited.get(bucket.checked_sub(1)?))

@@ -15,12 +15,32 @@ use ebpf_hello_policy::{
 
 const NANOSECONDS: u32 = 1_000_000_000;
 
-/// Translates a table.
-pub(crate) fn table_spec(table: &Table, arch: policy::Arch) -> TableSpec {
+/// Translates a table. `number` is a namespace's: what its filters ask for is taken from its share.
+pub(crate) fn table_spec(
+    table: &Table,
+    arch: policy::Arch,
+    number: impl Fn(&str) -> u32,
+) -> TableSpec {
     let mut buckets = Buckets::default();
+    let number = |filter: Option<&FilterName>| {
+        let namespace = filter.and_then(FilterName::namespace);
+        namespace.map_or(0, &number)
+    };
     TableSpec {
-        native: half_spec(&table.native, arch, policy::Abi::Native, &mut buckets),
-        compat: half_spec(&table.compat, arch, policy::Abi::Compat, &mut buckets),
+        native: half_spec(
+            &table.native,
+            arch,
+            policy::Abi::Native,
+            &number,
+            &mut buckets,
+        ),
+        compat: half_spec(
+            &table.compat,
+            arch,
+            policy::Abi::Compat,
+            &number,
+            &mut buckets,
+        ),
         io_uring: operations(&table.native, arch),
     }
 }
@@ -84,6 +104,7 @@ fn half_spec<'t>(
     half: &'t Half,
     arch: policy::Arch,
     abi: policy::Abi,
+    namespace: &impl Fn(Option<&FilterName>) -> u32,
     buckets: &mut Buckets<'t>,
 ) -> HalfSpec {
     let names = Names::of(arch, abi);
@@ -94,12 +115,17 @@ fn half_spec<'t>(
     };
     let slots = half.slots.iter().map(|(number, slot)| {
         let name = names.name(*number).unwrap_or_default();
-        (*number, slot_spec(slot, abi, name, buckets))
+        let spec = SlotSpec {
+            namespace: namespace(slot.filter.as_ref()),
+            ..slot_spec(slot, abi, name, buckets)
+        };
+        (*number, spec)
     });
     HalfSpec {
         slots: slots.collect(),
         default: default.map(|handler| SlotSpec {
             condition: condition(&half.default.match_uids, &half.default.match_binaries),
+            namespace: namespace(half.default.filter.as_ref()),
             ..SlotSpec::new(handler, 0)
         }),
     }
@@ -227,7 +253,7 @@ mod tests {
     use ebpf_hello_policy::{Arch, Subject, compile, read};
 
     fn spec(rules: &str) -> TableSpec {
-        table_spec(&table(rules), Arch::X86_64)
+        table_spec(&table(rules), Arch::X86_64, |_| 0)
     }
 
     fn table(rules: &str) -> Table {
@@ -287,7 +313,7 @@ mod tests {
             .into_iter()
             .map(|(filter, rule)| (filter.unwrap().to_string(), rule))
             .collect();
-        let spec = table_spec(&table, Arch::X86_64);
+        let spec = table_spec(&table, Arch::X86_64, |_| 0);
         for half in [&spec.native, &spec.compat] {
             for (number, slot) in &half.slots {
                 match slot.rule {

@@ -11,6 +11,8 @@ pub(crate) struct Readiness {
     ways: Mutex<Option<Vec<Way>>>,
     /// Why the policy is not in the kernel.
     policy: Mutex<Option<String>>,
+    /// What the API server has not told yet.
+    unheard: Mutex<Vec<String>>,
 }
 
 // === impl Readiness ===
@@ -33,6 +35,15 @@ impl Readiness {
         *lock(&self.policy) = problem;
     }
 
+    pub(crate) fn policy_problem(&self) -> Option<String> {
+        lock(&self.policy).clone()
+    }
+
+    /// Notes what was not heard from the API server yet, a sentence each.
+    pub(crate) fn note_unheard(&self, unheard: Vec<String>) {
+        *lock(&self.unheard) = unheard;
+    }
+
     /// What is missing, a sentence each. Empty when ready.
     pub(crate) fn lacks(&self) -> Vec<String> {
         let ways = lock(&self.ways);
@@ -40,12 +51,18 @@ impl Readiness {
             None => vec!["no canary has come through yet".to_owned()],
             Some(failed) => failed
                 .iter()
-                .map(|way| format!("no {way} canary came through within {} s", PATIENCE.as_secs()))
+                .map(|way| {
+                    format!(
+                        "no {way} canary came through within {} s",
+                        PATIENCE.as_secs()
+                    )
+                })
                 .collect(),
         };
         lock(&self.policy)
             .iter()
             .map(|problem| format!("the policy is not in the kernel: {problem}"))
+            .chain(lock(&self.unheard).iter().cloned())
             .chain(ways)
             .collect()
     }
@@ -56,6 +73,7 @@ impl Default for Readiness {
         Readiness {
             ways: Mutex::new(None),
             policy: Mutex::new(None),
+            unheard: Mutex::default(),
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::time::SystemTime;
 
-use ebpf_hello_loader::ProgramStatus;
+use ebpf_hello_loader::{Counts, ProgramStatus};
 use ebpf_hello_policy::Arch;
 use ebpf_hello_proto::{Timestamp, v1};
 
-use crate::{AgentError, Node, Status, counters::counters};
+use crate::{
+    AgentError, Node, Status,
+    counters::{by_pod, counters},
+};
 
 impl Node {
     /// The node's state now.
@@ -22,7 +25,15 @@ impl Node {
             filters: filters(&status),
             ledger: Some(status.ledger),
             counters: Some(counters(&counts, Arch::host())),
-            pods: Vec::new(),
+            pods: self.pod_counters(&counts),
+        })
+    }
+
+    /// What was counted in each pod, where pods are told apart.
+    fn pod_counters(&self, counts: &Counts) -> Vec<v1::PodCounters> {
+        let identity = self.identity.as_ref();
+        identity.map_or_else(Vec::new, |identity| {
+            by_pod(counts, Arch::host(), |cgroup| identity.pod(cgroup))
         })
     }
 
@@ -70,28 +81,17 @@ fn program(program: &ProgramStatus) -> v1::Program {
 }
 
 fn filters(status: &Status) -> Vec<v1::FilterState> {
-    status
-        .tables
-        .filters
-        .iter()
-        .map(|filter| {
-            let without = status
-                .tables
-                .without_table
-                .iter()
-                .find(|without| without.filter == *filter);
-            v1::FilterState {
-                filter: filter.clone(),
-                programmed: without.is_none(),
-                reason: without.map_or_else(String::new, |without| without.reason.to_owned()),
-                message: without.map_or_else(String::new, |without| {
-                    format!(
-                        "{} policies that this filter is part of found none of the {} tables free",
-                        without.policies, status.tables.capacity
-                    )
-                }),
-                ..v1::FilterState::default()
-            }
+    let filters = status.filters.iter();
+    filters
+        .map(|filter| v1::FilterState {
+            filter: filter.filter.clone(),
+            uid: filter.uid.clone(),
+            observed_generation: filter.generation,
+            pods: u32::try_from(filter.pods).unwrap_or(u32::MAX),
+            programmed: filter.programmed,
+            reason: filter.reason.to_owned(),
+            message: filter.message.clone(),
+            ..v1::FilterState::default()
         })
         .collect()
 }

@@ -34,6 +34,8 @@ pub struct Status {
     pub io_uring: IoUringStatus,
     /// Tables.
     pub tables: TableStatus,
+    /// Filters that are for this node.
+    pub filters: Vec<FilterStatus>,
     /// Cgroups.
     pub cgroups: CgroupStatus,
     /// Ring buffers in use.
@@ -78,7 +80,8 @@ pub struct IoUringStatus {
 pub struct CgroupStatus {
     /// Those that are there.
     pub known: usize,
-    /// Those that a filter spells out: they have its policy from their first process on.
+    /// Those that are to come, and have their policy from their first process on: of pods that are bound to this
+    /// node, and those that a filter spells out.
     pub foretold: usize,
     /// Times one came or went while a ring buffer had no room to say so: found by the next sweep.
     pub untold: u64,
@@ -109,6 +112,26 @@ pub struct TableStatus {
     pub default: String,
     /// Filters of the policy.
     pub filters: Vec<String>,
+}
+
+/// A filter that is for this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilterStatus {
+    /// `NAMESPACE/NAME` of a SyscallFilter, `NAME` of a ClusterSyscallFilter.
+    pub filter: String,
+    /// Its `metadata.uid`; empty for one that is a file.
+    pub uid: String,
+    /// The `metadata.generation` that is in the kernel; 0 for one that is a file.
+    pub generation: i64,
+    /// Pods it selects here.
+    pub pods: usize,
+    /// Whether it is in the kernel for all of them.
+    pub programmed: bool,
+    /// Why not: `TablesExhausted` or `ProgrammingFailed`.
+    pub reason: &'static str,
+    /// The same as a sentence.
+    pub message: String,
 }
 
 /// A filter some of whose cgroups have the default's policy instead.

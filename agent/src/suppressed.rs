@@ -9,8 +9,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ebpf_hello_loader::abi::{Bucket, BucketKey, Header};
-use ebpf_hello_proto::v1::{Counters, Event, SuppressedEvents, event::Kind};
+use ebpf_hello_loader::abi::{Bucket, BucketKey, Header, NAMESPACE_BUCKET};
+use ebpf_hello_proto::v1::{self, Counters, Event, SuppressedEvents, event::Kind};
 
 use crate::{
     event::Origin,
@@ -94,10 +94,11 @@ pub(crate) fn tell(
     mut send: impl FnMut(Batch) -> bool,
 ) {
     let mut told = origin.suppressed.told();
-    let mut untold: BTreeMap<u64, Vec<(BucketKey, u64)>> = BTreeMap::new();
+    let mut untold: BTreeMap<(bool, u64), Vec<(BucketKey, u64)>> = BTreeMap::new();
     for (key, bucket) in buckets {
         if bucket.suppressed > told.of(*key) {
-            let rows = untold.entry(key.cgroup_id).or_default();
+            let is_shared = key.bucket == NAMESPACE_BUCKET;
+            let rows = untold.entry((is_shared, key.cgroup_id)).or_default();
             rows.push((*key, bucket.suppressed));
         }
     }
@@ -121,9 +122,22 @@ pub(crate) fn tell(
 }
 
 fn event(origin: &Origin, wall: Wall, told: &Told, rows: &[(BucketKey, u64)]) -> Event {
+    // Of a namespace's share: whichever its filter, pod and cgroup.
+    let shared = rows
+        .first()
+        .filter(|(key, _)| key.bucket == NAMESPACE_BUCKET);
+    let namespace = shared.and_then(|(key, _)| origin.policies.namespace(key.cgroup_id));
     let mut suppressed: Vec<_> = rows
         .iter()
         .map(|(key, cumulative)| {
+            if let Some(namespace) = &namespace {
+                return SuppressedEvents {
+                    filter: format!("{namespace}/*"),
+                    count: *cumulative,
+                    since_last: cumulative.saturating_sub(told.of(*key)),
+                    ..SuppressedEvents::default()
+                };
+            }
             let (filter, rule) = origin.policies.limited(key.generation, key.bucket);
             SuppressedEvents {
                 filter,
@@ -140,7 +154,14 @@ fn event(origin: &Origin, wall: Wall, told: &Told, rows: &[(BucketKey, u64)]) ->
         time: Some(wall.time(boot_now())),
         node: origin.node.clone(),
         epoch: origin.epoch,
-        cgroup_id: rows.first().map_or(0, |(key, _)| key.cgroup_id),
+        cgroup_id: match rows.first() {
+            Some((key, _)) if shared.is_none() => key.cgroup_id,
+            _ => 0,
+        },
+        pod: namespace.map(|namespace| v1::Pod {
+            namespace,
+            ..v1::Pod::default()
+        }),
         kind: Some(Kind::Counters(Counters {
             suppressed,
             ..Counters::default()

@@ -150,8 +150,9 @@ impl Syscalls {
                 ..Options::default()
             },
             node: "bench".into(),
-            filters: Vec::new(),
+            policy: ebpf_hello_agent::Policy::default(),
             redactor: Redactor::default(),
+            identity: None,
         };
         let (node, events) = Node::start(options).context("cannot start the node")?;
         let accounts = node.accounts();
@@ -211,7 +212,8 @@ impl Stage for Syscalls {
             State::EmptyProgram => self.empty.attach()?,
             State::Policy(policy) => {
                 self.before = self.drained()?;
-                self.node.apply(self.filters(*policy)?)?;
+                let filters = self.filters(*policy)?;
+                self.node.apply(ebpf_hello_agent::Policy::of(filters))?;
             }
         }
         Ok(())
@@ -222,7 +224,7 @@ impl Stage for Syscalls {
             State::Nothing => Ok(()),
             State::EmptyProgram => Ok(self.empty.detach()?),
             State::Policy(policy) => {
-                self.node.apply(Vec::new())?;
+                self.node.apply(ebpf_hello_agent::Policy::default())?;
                 let after = self.drained()?;
                 policy.fate().check(&self.before, &after, calls)
             }

@@ -13,8 +13,10 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
 use ebpf_hello_agent::{
-    Batch, Node, NodeOptions, Redactor,
+    Batch, Node, NodeOptions, Policy, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
+    identity::Pods,
+    kubernetes::FilterWatch,
     metrics::NodeMetrics,
     publish::{Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions},
 };
@@ -22,7 +24,9 @@ use ebpf_hello_loader::Exclusion;
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::interval,
+    sync::Notify,
+    task::spawn_blocking,
+    time::{interval, sleep},
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -32,11 +36,15 @@ use crate::{
     filters::{self, Watcher},
     ledger,
     local::Local,
-    monitor, readiness,
+    monitor,
+    pods::PodArguments,
+    readiness,
 };
 
 /// How often new cgroups are looked for, and the node's state is told.
 const TICK: Duration = Duration::from_secs(1);
+/// Between two reports of changed policies.
+const GAP: Duration = Duration::from_millis(100);
 /// Time for what is on its way at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -76,6 +84,12 @@ pub(crate) struct AgentArguments {
     /// Metrics and health.
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
+    /// Events per second that the SyscallFilters of one namespace may make on this node, at most 1000000; what is over
+    /// is counted. 0: no bound.
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    namespace_rate: u32,
+    #[command(flatten)]
+    pods: PodArguments,
     #[command(flatten)]
     node: NodeArguments,
 }
@@ -89,18 +103,35 @@ enum Way {
 }
 
 pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
-    let options = NodeOptions {
-        load: arguments.node.load_options(Exclusion::SelfOnly)?,
-        node: arguments.name.clone().unwrap_or_else(host_name),
-        filters: filters::load(&arguments.filters)?,
-        redactor: Redactor::new(&arguments.node.redact)?,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
+    let name = arguments.name.clone().unwrap_or_else(host_name);
+    let kubernetes = runtime.block_on(arguments.pods.connect(&name))?;
+    let pods = Arc::new(Pods::default());
+    let mut filters = kubernetes.as_ref().map(|kubernetes| {
+        FilterWatch::new(kubernetes.clone(), Arc::clone(&pods), &arguments.state_dir)
+    });
+    let options = NodeOptions {
+        load: ebpf_hello_loader::Options {
+            namespace_rate: arguments.namespace_rate,
+            ..arguments.node.load_options(Exclusion::SelfOnly)?
+        },
+        node: name,
+        policy: match &mut filters {
+            Some(filters) => filters.policy(),
+            None => Policy::of(filters::load(&arguments.filters)?),
+        },
+        redactor: Redactor::new(&arguments.node.redact)?,
+        identity: kubernetes.is_some().then(|| arguments.pods.identity(&pods)),
+    };
     // Before anything is attached: a collector that cannot be named is no reason to slow a machine down.
     let connect = runtime.block_on(connect(arguments, &options.node))?;
+    if let Some(kubernetes) = &kubernetes {
+        let _runtime = runtime.enter();
+        arguments.pods.follow(kubernetes, &pods);
+    }
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);
     let publisher = {
@@ -111,7 +142,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     let publisher = Arc::new(publisher);
     let local = Arc::new(runtime.block_on(Local::start(&node, None))?);
     let offering = offer(events, Arc::clone(&publisher), Arc::clone(&local))?;
-    let result = runtime.block_on(watch(arguments, &node, &publisher, &local));
+    let result = runtime.block_on(watch(arguments, &node, filters, &publisher, &local));
     node.drain().context("cannot drain")?;
     if offering.join().is_err() {
         bail!("the publishing thread panicked");
@@ -216,6 +247,7 @@ fn offer(
 async fn watch(
     arguments: &AgentArguments,
     node: &Arc<Node>,
+    filters: Option<FilterWatch>,
     publisher: &Publisher,
     local: &Local,
 ) -> anyhow::Result<()> {
@@ -227,6 +259,16 @@ async fn watch(
     let metrics = NodeMetrics::register(&mut registry, Arc::clone(node), env!("CARGO_PKG_VERSION"));
     tokio::spawn(monitor::serve(arguments.metrics_addr, registry, Arc::clone(node) as _).await?);
     let mut watcher = Watcher::new(&arguments.filters)?;
+    let programmed = Arc::new(Notify::new());
+    if let Some(filters) = filters {
+        let (metrics, programmed) = (metrics.clone(), Arc::clone(&programmed));
+        tokio::spawn(filters.keep(Arc::clone(node), move |took| {
+            metrics.observe_apply(took);
+            programmed.notify_one();
+        }));
+    }
+    let reports = report_changes(node, publisher, local, &programmed);
+    tokio::pin!(reports);
     let mut tick = interval(TICK);
     let serve = control.serve(node);
     tokio::pin!(serve);
@@ -252,12 +294,32 @@ async fn watch(
             }
             () = watcher.changed() => {
                 let started = std::time::Instant::now();
-                filters::reload(&arguments.filters, node);
+                crate::filters::reload(&arguments.filters, node);
                 metrics.observe_apply(started.elapsed());
             }
             () = &mut serve => {}
             () = &mut canaries => {}
+            () = &mut reports => {}
         }
+    }
+}
+
+/// Tells at once what became of a changed policy; of many, not more often than people can read.
+async fn report_changes(
+    node: &Arc<Node>,
+    publisher: &Publisher,
+    local: &Local,
+    programmed: &Notify,
+) {
+    loop {
+        programmed.notified().await;
+        let node = Arc::clone(node);
+        let report = spawn_blocking(move || node.report(env!("CARGO_PKG_VERSION"))).await;
+        if let Ok(Ok(report)) = report {
+            local.report(report.clone());
+            publisher.reports().send_replace(Some(report));
+        }
+        sleep(GAP).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use ebpf_hello_agent::Node;
+use ebpf_hello_agent::{Node, Policy};
 use ebpf_hello_policy::{Diagnostic, Filter, duplicates, read};
 use notify::{
     EventKind, RecursiveMode, Watcher as _,
@@ -64,7 +64,7 @@ pub(crate) struct Watcher {
 pub(crate) fn reload(paths: &[PathBuf], node: &Node) {
     let applied = load(paths).and_then(|filters| {
         let count = filters.len();
-        node.apply(filters)?;
+        node.apply(Policy::of(filters))?;
         Ok(count)
     });
     match applied {

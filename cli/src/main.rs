@@ -22,6 +22,7 @@ mod manual;
 mod monitor;
 mod observe;
 mod page;
+mod pods;
 mod printer;
 mod readiness;
 mod render;

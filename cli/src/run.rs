@@ -6,7 +6,7 @@
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Node, NodeOptions, Redactor};
+use ebpf_hello_agent::{Node, NodeOptions, Policy, Redactor};
 use ebpf_hello_loader::Exclusion;
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use ebpf_hello_proto::v1::Counters;
@@ -35,8 +35,9 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let options = NodeOptions {
         load: arguments.node.load_options(Exclusion::SelfAndAncestors)?,
         node: host_name(),
-        filters: filters(arguments)?,
+        policy: Policy::of(filters(arguments)?),
         redactor: Redactor::new(&arguments.node.redact)?,
+        identity: None,
     };
     let (node, events) = Node::start(options).context("cannot start")?;
     let node = Arc::new(node);

@@ -23,7 +23,7 @@ use crate::{
 
 /// How long an instance may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Filters without a table that are named; `-o json` names all.
+/// Filters that are named; `-o json` names all.
 const SHOWN: usize = 10;
 
 pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<()> {
@@ -154,7 +154,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
          io_uring     {}\n\
          tables       {} of {} in use by {} policies ({} without one), generation {}; {} calls with a slot, default {}\n\
          filters      {}\n\
-         cgroups      {} known, {} foretold by a filter; {} changes untold, {} without room\n\
+         cgroups      {} known, {} foretold by pods and filters; {} changes untold, {} without room\n\
          ready        {}\n\
          rings        {} of {} bytes\n",
         get("/version"),
@@ -187,6 +187,24 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/ringShards"),
         get("/ringBytes"),
     );
+    // Those of files are named above, and select no pods.
+    let of_objects = list(status, "/filters").filter(|filter| show(filter.get("uid")) != "");
+    for filter in of_objects.clone().take(SHOWN) {
+        text.push_str(&format!(
+            "filter       {} generation {}: {} pods{}\n",
+            show(filter.get("filter")),
+            show(filter.get("generation")),
+            show(filter.get("pods")),
+            match filter.get("reason").and_then(Value::as_str) {
+                None | Some("") => String::new(),
+                Some(reason) => format!(", not programmed: {reason}"),
+            },
+        ));
+    }
+    match of_objects.count() {
+        0..=SHOWN => {}
+        all => text.push_str(&format!("filter       and {} more\n", all - SHOWN)),
+    }
     for filter in list(status, "/tables/withoutTable").take(SHOWN) {
         text.push_str(&format!(
             "no table     {}: {} (of {} policies; raise --tables)\n",
@@ -275,7 +293,7 @@ fn rows<const N: usize>(
     table(header, &rows)
 }
 
-fn list<'a>(status: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+fn list<'a>(status: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> + Clone {
     status
         .pointer(path)
         .and_then(Value::as_array)

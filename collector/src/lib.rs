@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod accounts;
+mod attribution;
 pub mod caller;
 pub mod fleet;
 pub mod ingest;

@@ -41,7 +41,15 @@ pub fn helm<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -
 /// # Errors
 /// What helm says when it refuses.
 pub fn render_text(flags: &[&str]) -> Result<String, String> {
-    let fixed = ["template", RELEASE, "helm/ebpf-hello", "--namespace", RELEASE, "--kube-version", VERSION];
+    let fixed = [
+        "template",
+        RELEASE,
+        "helm/ebpf-hello",
+        "--namespace",
+        RELEASE,
+        "--kube-version",
+        VERSION,
+    ];
     let output = helm(fixed.iter().chain(flags));
     if output.status.success() {
         Ok(String::from_utf8(output.stdout).unwrap())
@@ -56,7 +64,8 @@ pub fn render_text(flags: &[&str]) -> Result<String, String> {
 /// # Panics
 /// helm refuses, or what it renders is no YAML.
 pub fn render(flags: &[&str]) -> Vec<Object> {
-    let text = render_text(flags).unwrap_or_else(|error| panic!("helm template {flags:?}: {error}"));
+    let text =
+        render_text(flags).unwrap_or_else(|error| panic!("helm template {flags:?}: {error}"));
     objects(&text)
 }
 
@@ -66,7 +75,9 @@ pub fn render(flags: &[&str]) -> Vec<Object> {
 /// It is none.
 pub fn objects(text: &str) -> Vec<Object> {
     serde_yaml::Deserializer::from_str(text)
-        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("{error}\n{text}")))
+        .map(|document| {
+            Value::deserialize(document).unwrap_or_else(|error| panic!("{error}\n{text}"))
+        })
         .filter(|object| !object.is_null())
         .collect()
 }

@@ -38,10 +38,10 @@ fn built(variable: &str, name: &str) -> PathBuf {
     path
 }
 
-/// A server or tool of Kubernetes: in `KUBEBUILDER_ASSETS`, else on PATH.
+/// A server or tool of Kubernetes: in `KUBEBUILDER_ASSETS` if it is there, else on PATH.
 pub(crate) fn asset(name: &str) -> PathBuf {
-    match env::var_os("KUBEBUILDER_ASSETS") {
-        Some(folder) => Path::new(&folder).join(name),
-        None => PathBuf::from(name),
-    }
+    env::var_os("KUBEBUILDER_ASSETS")
+        .map(|folder| Path::new(&folder).join(name))
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from(name))
 }

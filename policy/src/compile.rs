@@ -92,8 +92,8 @@ pub fn compile<'f>(
     )
 }
 
-/// What `selected` amount to, whomever they select.
-pub(crate) fn merge(mut selected: Vec<&Filter>, arch: Arch) -> Compiled {
+/// What `selected` amount to, whomever they select: for who asked [`Filter::selects`] already.
+pub fn merge(mut selected: Vec<&Filter>, arch: Arch) -> Compiled {
     selected.sort_by(|a, b| a.rank().cmp(&b.rank()));
 
     let mut overridden = BTreeSet::new();

@@ -13,7 +13,7 @@ use crate::{
     crd::{ClusterSyscallFilter, SyscallFilter},
     handler::{DefaultAction, Handler},
     problem::Problem,
-    subject::Subject,
+    subject::{Labels, Subject},
     table::{BinaryPattern, FilterName, RateLimit, Slot, UidRange},
     validate,
 };
@@ -84,6 +84,30 @@ impl Filter {
     /// The containers it is limited to, by name; empty: all.
     pub fn containers(&self) -> impl Iterator<Item = &str> {
         self.containers.iter().map(String::as_str)
+    }
+
+    /// Whether it acts on nodes with these labels.
+    pub fn matches_node(&self, labels: &Labels) -> bool {
+        self.nodes.matches(labels)
+    }
+
+    /// Whether it depends on the labels of namespaces.
+    pub fn selects_namespaces(&self) -> bool {
+        match &self.scope {
+            Scope::Namespace => false,
+            Scope::Cluster { namespaces, .. } => !namespaces.selects_all(),
+        }
+    }
+
+    /// Whether it acts on every container of every pod of a node with these labels: also on those of a pod
+    /// of which nothing is known yet.
+    pub fn selects_every_pod(&self, node_labels: &Labels) -> bool {
+        self.is_cluster()
+            && !self.selects_namespaces()
+            && self.pods.selects_all()
+            && self.containers.is_empty()
+            && self.cgroup.is_none()
+            && self.matches_node(node_labels)
     }
 
     /// Whether it is for some cgroups only (`matchCgroup`, in files).
@@ -172,6 +196,16 @@ impl Filter {
     /// The first rule that names `call`, from 0.
     pub(crate) fn rule_for(&self, call: &str) -> Option<usize> {
         self.rules.iter().position(|rule| rule.calls.contains(call))
+    }
+}
+
+impl TryFrom<&serde_json::Value> for Filter {
+    type Error = Vec<Problem>;
+
+    /// Validates an object of the API server as it came, one that is not of our types too: such an object
+    /// is a problem of its own, and not of the list it is in.
+    fn try_from(object: &serde_json::Value) -> Result<Self, Vec<Problem>> {
+        validate::object(object)
     }
 }
 

@@ -32,7 +32,7 @@ mod validate;
 
 pub use arch::{Abi, Arch, UnknownArch};
 pub use builtin::{BUILTIN_NAME, builtin};
-pub use compile::{Compiled, LossReason, Overridden, compile, compile_pod};
+pub use compile::{Compiled, LossReason, Overridden, compile, compile_pod, merge};
 pub use explain::{Decision, Explanation, explain, explain_overlap};
 pub use filter::Filter;
 pub use handler::{DefaultAction, EXEC_CALLS, Handler};

@@ -100,6 +100,7 @@ impl Tally {
                     node: node.to_owned(),
                     first_sequence: span.first,
                     last_sequence: span.last,
+                    ..Loss::default()
                 })),
                 ..Event::default()
             })

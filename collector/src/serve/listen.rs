@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 
 use super::{Collector, Options, http};
 use crate::{
+    attribution,
     caller::{Authenticate, Peer},
     ingest::stopped,
 };
@@ -85,6 +86,11 @@ enum Accepted {
 pub async fn serve(collector: Arc<Collector>, listeners: Vec<Listener>) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(collector.options.max_connections));
     let mut tasks = JoinSet::new();
+    tasks.spawn(attribution::follow(
+        collector.attribution.clone(),
+        collector.log.clone(),
+        collector.stop.clone(),
+    ));
     for listener in listeners {
         let router = http::router(&collector, listener.authenticate.clone()).await?;
         tasks.spawn(accept(collector.clone(), listener, router, places.clone()));

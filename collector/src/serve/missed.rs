@@ -140,6 +140,7 @@ impl Missed {
                     node: origin.node,
                     first_sequence: row.first_sequence,
                     last_sequence: row.last_sequence,
+                    ..v1::Loss::default()
                 })),
                 ..v1::Event::default()
             })

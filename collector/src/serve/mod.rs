@@ -28,6 +28,7 @@ pub use self::{
 };
 use crate::{
     accounts::Accounts,
+    attribution::Attribution,
     fleet::Fleet,
     ingest::{Enrol, Ingest},
     log::Log,
@@ -70,6 +71,7 @@ pub struct Collector {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) enrol: Option<Arc<dyn Enrol>>,
     pub(crate) options: Options,
+    pub(crate) attribution: Arc<Attribution>,
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) stop: watch::Receiver<bool>,
     stopper: watch::Sender<bool>,
@@ -106,6 +108,7 @@ impl Collector {
         Arc::new(Collector {
             fleet: Arc::new(Fleet::new(options.node_retention)),
             accounts: Arc::default(),
+            attribution: Arc::default(),
             subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
             log,
             enrol,

@@ -156,7 +156,8 @@ impl Plan {
             if entry.position >= to {
                 break;
             }
-            let batch = &entry.batch;
+            let attributed = collector.attribution.attribute(&entry.batch);
+            let batch = attributed.as_ref().unwrap_or(&entry.batch);
             let selected = if self.selector.is_everything() {
                 batch.events.len() as u64
             } else {

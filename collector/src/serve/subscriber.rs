@@ -168,7 +168,8 @@ impl Subscriber {
         } else {
             0
         };
-        let batch = &entry.batch;
+        let attributed = self.collector.attribution.attribute(&entry.batch);
+        let batch = attributed.as_ref().unwrap_or(&entry.batch);
         let everything = self.plan.selector.is_everything();
         let verdict = (!everything).then(|| self.plan.selector.look_at(batch));
         let mut scratch = Vec::new();

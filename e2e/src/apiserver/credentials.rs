@@ -53,7 +53,9 @@ impl Credentials {
         write("ca.crt", &certificate.pem());
         write("server.crt", &server.0);
         write("server.key", &server.1);
-        write("accounts.key", &KeyPair::generate().unwrap().serialize_pem());
+        let accounts = KeyPair::generate().unwrap();
+        write("accounts.key", &accounts.serialize_pem());
+        write("accounts.pub", &accounts.public_key_pem());
         Credentials {
             authority: certificate.pem(),
             admin,

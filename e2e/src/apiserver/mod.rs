@@ -162,7 +162,11 @@ impl ApiServer {
         };
         let namespaces: Api<Namespace> = Api::all(self.client());
         namespaces
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&namespace))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&namespace),
+            )
             .await
             .unwrap();
     }
@@ -181,7 +185,11 @@ impl ApiServer {
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
         accounts
-            .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&account))
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&account),
+            )
             .await
             .unwrap();
     }
@@ -199,11 +207,11 @@ impl ApiServer {
             uid: None,
         });
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![whom.audience.unwrap_or(AUDIENCE).to_owned()],
+            spec: Some(TokenRequestSpec {
+                audiences: Some(vec![whom.audience.unwrap_or(AUDIENCE).to_owned()]),
                 bound_object_ref: bound,
                 expiration_seconds: Some(whom.seconds.unwrap_or(3600)),
-            },
+            }),
             ..TokenRequest::default()
         };
         accounts
@@ -213,6 +221,7 @@ impl ApiServer {
             .status
             .unwrap()
             .token
+            .unwrap()
     }
 
     /// A kubeconfig file with which a process is a ServiceAccount.
@@ -225,11 +234,8 @@ impl ApiServer {
             .directory
             .path()
             .join(format!("{namespace}-{account}.kubeconfig"));
-        self.credentials.write_kubeconfig(
-            &path,
-            self.address,
-            serde_json::json!({"token": token}),
-        );
+        self.credentials
+            .write_kubeconfig(&path, self.address, serde_json::json!({"token": token}));
         path
     }
 
@@ -242,11 +248,18 @@ impl ApiServer {
         for definition in ebpf_hello_policy::crd::crds() {
             let name = definition.name_any();
             definitions
-                .patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition))
+                .patch(
+                    &name,
+                    &PatchParams::apply("test").force(),
+                    &Patch::Apply(&definition),
+                )
                 .await
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             eventually(&format!("{name} is established"), async || {
-                let found = definitions.get(&name).await.map_err(|error| error.to_string())?;
+                let found = definitions
+                    .get(&name)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 let conditions = found.status.and_then(|status| status.conditions);
                 conditions
                     .into_iter()
@@ -282,8 +295,11 @@ impl ApiServer {
                 format!("--tls-private-key-file={}", file("server.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 format!("--service-account-issuer={AUDIENCE}"),
-                format!("--service-account-key-file={}", file("accounts.key")),
-                format!("--service-account-signing-key-file={}", file("accounts.key")),
+                format!("--service-account-key-file={}", file("accounts.pub")),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    file("accounts.key")
+                ),
                 format!("--audit-policy-file={}", file("audit.yaml")),
                 format!("--audit-log-path={}", file("audit.log")),
                 "--audit-log-mode=blocking".to_owned(),
@@ -334,8 +350,8 @@ async fn http_get(client: &Client, path: &str) -> kube::Result<String> {
     client.request_text(request).await
 }
 
-fn http_request(path: &str) -> kube::http::Request<Vec<u8>> {
-    kube::http::Request::get(path).body(Vec::new()).unwrap()
+fn http_request(path: &str) -> http::Request<Vec<u8>> {
+    http::Request::get(path).body(Vec::new()).unwrap()
 }
 
 async fn client(kubeconfig: serde_json::Value) -> Client {
@@ -349,7 +365,10 @@ async fn client(kubeconfig: serde_json::Value) -> Client {
 
 /// An address that nobody listens on. Another process could take it first: then the start fails and says so.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Who asked for what, without bodies; one line a request, when it is answered.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     poser::Poser,
-    stage::{HOME, SHOP, Stage, condition, counting, says},
+    scene::{HOME, SHOP, Scene, condition, counting, says},
 };
 
 /// Rights of the collector that have other tests: who checks readers and agents asks for them, and who keeps the
@@ -81,7 +81,7 @@ impl Right {
 }
 
 /// Applies the chart's accounts and roles, and nothing else of it.
-fn install_accounts(stage: &Stage, objects: &[Object]) {
+fn install_accounts(stage: &Scene, objects: &[Object]) {
     let kinds = ["ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
     let accounts: Vec<_> = objects
         .iter()
@@ -97,7 +97,7 @@ fn install_accounts(stage: &Stage, objects: &[Object]) {
 async fn the_status_writer_uses_what_the_chart_grants_it_and_is_refused_nothing() {
     assert_eq!(HOME, RELEASE);
     let objects = render(&[]);
-    let stage = Stage::new(&["n1", "n2"]).await;
+    let stage = Scene::new(&["n1", "n2"]).await;
     install_accounts(&stage, &objects);
     let account = "ebpf-hello-collector";
     let kubeconfig = stage.server.kubeconfig_of(HOME, account).await;
@@ -151,7 +151,7 @@ async fn the_status_writer_uses_what_the_chart_grants_it_and_is_refused_nothing(
 }
 
 /// Whether an account may read events of a namespace, or of everything.
-async fn may_read(stage: &Stage, account: &str, resource: &str, namespace: Option<&str>) -> bool {
+async fn may_read(stage: &Scene, account: &str, resource: &str, namespace: Option<&str>) -> bool {
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(format!("system:serviceaccount:{SHOP}:{account}")),
@@ -174,7 +174,7 @@ async fn may_read(stage: &Stage, account: &str, resource: &str, namespace: Optio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reader_roles_allow_what_they_say_and_no_more() {
-    let stage = Stage::new(&[]).await;
+    let stage = Scene::new(&[]).await;
     install_accounts(&stage, &render(&[]));
     for account in ["tenant", "auditor", "stranger"] {
         stage.server.service_account(SHOP, account).await;

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::{
     poser::Poser,
-    stage::{HOME, Stage, counting, says},
+    scene::{HOME, Scene, counting, says},
 };
 
 /// A kubeconfig of an account of its own that may do everything: the audit log then tells who did what.
-async fn account(stage: &Stage, name: &str) -> PathBuf {
+async fn account(stage: &Scene, name: &str) -> PathBuf {
     stage.server.service_account(HOME, name).await;
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
@@ -29,7 +29,7 @@ async fn account(stage: &Stage, name: &str) -> PathBuf {
 }
 
 /// Statuses that an account wrote and the server took.
-fn written(stage: &Stage, name: &str) -> usize {
+fn written(stage: &Scene, name: &str) -> usize {
     let user = format!("system:serviceaccount:{HOME}:{name}");
     let requests = stage.server.requests();
     requests
@@ -40,7 +40,7 @@ fn written(stage: &Stage, name: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
-    let stage = Stage::new(&["n1"]).await;
+    let stage = Scene::new(&["n1"]).await;
     let (first, second) = (
         account(&stage, "first").await,
         account(&stage, "second").await,

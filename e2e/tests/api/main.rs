@@ -7,8 +7,11 @@
 
 mod audit;
 mod definitions;
+mod filters;
+mod identity;
 mod lease;
 mod poser;
 mod refused;
+mod scene;
 mod stage;
 mod status;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::stage::{SHOP, Stage, condition};
+use crate::scene::{SHOP, Scene, condition};
 
 const SERVER: &str = "# server: ";
 const STATUS: &str = "# status: ";
@@ -31,7 +31,7 @@ fn reason(printed: &str) -> String {
 }
 
 /// Creates what is in a file; how that ended, in the words of the corpus.
-async fn outcome(stage: &Stage, file: &Path) -> String {
+async fn outcome(stage: &Scene, file: &Path) -> String {
     let name = file.file_stem().unwrap().to_str().unwrap();
     let created = stage
         .server
@@ -50,7 +50,7 @@ async fn outcome(stage: &Stage, file: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forty_bad_filters_are_each_refused_for_the_reason_that_the_corpus_has() {
-    let stage = Stage::new(&["n1"]).await;
+    let stage = Scene::new(&["n1"]).await;
     let _collector = stage.collector("collector", &stage.admin());
     stage.await_holder(None).await;
     let (mut server, mut status, mut wrong) = (0, 0, Vec::new());

@@ -1,242 +1,572 @@
-//! A cluster's API without its machines: nodes, the agents' DaemonSet, and processes of the product that meet there.
+//! A node of a cluster: a real agent with its programs in this kernel, a collector, and cgroups in kubelet's layout
+//! that the test makes itself.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    fs,
+    io::Read as _,
+    net::TcpListener,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
-use ebpf_hello_policy::crd::{FilterStatus, SyscallFilter};
-use k8s_openapi::{
-    api::{apps::v1::DaemonSet, core::v1::Node},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use ebpf_hello_e2e::{ApiServer, Process, eventually, generator, product};
+use ebpf_hello_policy::crd::{ClusterSyscallFilter, SyscallFilter};
+use ebpf_hello_proto::v1::Event;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-/// Namespace of the product.
-pub const HOME: &str = "ebpf-hello";
-/// Namespace of the filters.
-pub const SHOP: &str = "shop";
+/// Where the product's accounts are in these tests.
+pub(crate) const NAMESPACE: &str = "ebpf-hello";
+const ACCOUNT: &str = "ebpf-hello-agent";
+/// This node.
+pub(crate) const NODE: &str = "n1";
 
-/// An API server with nodes and the product's objects.
-pub struct Stage {
-    /// The server.
-    pub server: ApiServer,
+/// What an agent may do, and nothing else.
+const RIGHTS: &str = "\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: ebpf-hello-agent}
+rules:
+- {apiGroups: [\"\"], resources: [pods, nodes, namespaces], verbs: [list, watch]}
+- {apiGroups: [ebpf-hello.dev], resources: [syscallfilters, clustersyscallfilters], verbs: [list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: ebpf-hello-agent}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ebpf-hello-agent}
+subjects:
+- {kind: ServiceAccount, name: ebpf-hello-agent, namespace: ebpf-hello}
+";
+
+/// A cluster of one node, whose agent is not started yet.
+pub(crate) struct Stage {
+    pub(crate) server: ApiServer,
+    /// What kubelet would have made, and empty.
+    cgroups: Cgroups,
+    directory: tempfile::TempDir,
+    kubeconfig: PathBuf,
+    /// Ends with the stage.
+    _collector: Process,
+    collector_url: String,
 }
 
-/// A collector's process and where it is.
-pub struct Collector {
-    /// The process.
-    pub process: Process,
-    /// Where agents publish.
-    pub address: SocketAddr,
-    /// Where its health is.
-    pub monitor: SocketAddr,
+/// A running agent.
+pub(crate) struct Agent {
+    process: Process,
+    metrics: u16,
+}
+
+/// Events as a reader of the collector sees them.
+pub(crate) struct Reader(Process);
+
+/// Directories that are removed with their parents at the end.
+struct Cgroups {
+    root: PathBuf,
+}
+
+/// The generator's `mix`: calls at a rate until it is ended.
+pub(crate) struct Mix {
+    child: Child,
+    orders: Option<ChildStdin>,
 }
 
 // === impl Stage ===
 
 impl Stage {
-    /// Starts the server, with these nodes, each of which should run an agent.
-    pub async fn new(nodes: &[&str]) -> Stage {
+    pub(crate) async fn set() -> Stage {
         let server = ApiServer::start().await;
         server.install_definitions().await;
-        for namespace in [HOME, SHOP] {
-            server.namespace(namespace, &[]).await;
+        server.namespace(NAMESPACE, &[]).await;
+        server.service_account(NAMESPACE, ACCOUNT).await;
+        let rights = server.directory().join("rights.yaml");
+        fs::write(&rights, RIGHTS).unwrap();
+        server.kubectl(&["apply", "-f", rights.to_str().unwrap()]);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"disk": "ssd"}}});
+        let file = server.directory().join("node.json");
+        fs::write(&file, node.to_string()).unwrap();
+        server.kubectl(&["apply", "-f", file.to_str().unwrap()]);
+        let kubeconfig = server.kubeconfig_of(NAMESPACE, ACCOUNT).await;
+        let port = free_port();
+        let mut collector = Process::start(
+            "collector",
+            Command::new(product())
+                .args(["collector", "--hub", "memory", "--listen"])
+                .arg(format!("127.0.0.1:{port}"))
+                .args(["--metrics-addr", "127.0.0.1:0"])
+                .env_remove("EBPF_HELLO_LOG"),
+        );
+        collector.await_log("serving");
+        Stage {
+            server,
+            cgroups: Cgroups::make(),
+            directory: tempfile::tempdir().unwrap(),
+            kubeconfig,
+            _collector: collector,
+            collector_url: format!("http://127.0.0.1:{port}"),
         }
-        let client = server.client();
-        for name in nodes {
-            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-            let node: Node = serde_json::from_value(node).unwrap();
-            let api: Api<Node> = Api::all(client.clone());
-            api.create(&PostParams::default(), &node).await.unwrap();
-        }
-        let api: Api<DaemonSet> = Api::namespaced(client, HOME);
-        api.create(&PostParams::default(), &daemonset())
+    }
+
+    /// Starts an agent. The second of a stage finds what the first one saved.
+    pub(crate) fn agent(&self, more: &[&str]) -> Agent {
+        let metrics = free_port();
+        let mut process = Process::start(
+            "agent",
+            Command::new(product())
+                .args(["agent", "--kubernetes", "--node", NODE, "--kubeconfig"])
+                .arg(&self.kubeconfig)
+                .arg("--state-dir")
+                .arg(self.directory.path())
+                .args(["--collector", &self.collector_url])
+                .args(["--metrics-addr", &format!("127.0.0.1:{metrics}")])
+                .args(["--process-events", "off"])
+                .args(more)
+                .env_remove("EBPF_HELLO_LOG"),
+        );
+        process.await_log("running");
+        Agent { process, metrics }
+    }
+
+    /// Where an agent keeps its state.
+    pub(crate) fn state(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Follows events from here on.
+    pub(crate) fn reader(&self) -> Reader {
+        let reader = Process::start(
+            "observe",
+            Command::new(product())
+                .args([
+                    "observe",
+                    "-f",
+                    "--since",
+                    "1h",
+                    "-o",
+                    "json",
+                    "--server",
+                    &self.collector_url,
+                ])
+                .env_remove("EBPF_HELLO_LOG"),
+        );
+        Reader(reader)
+    }
+
+    /// Makes a pod that is bound to this node, as the scheduler would; its UID.
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        app: &str,
+        containers: &[&str],
+    ) -> String {
+        let containers: Vec<Value> = containers
+            .iter()
+            .map(|name| json!({"name": name, "image": "example.com/image:1"}))
+            .collect();
+        let pod = json!({
+            "metadata": {"name": name, "labels": {"app": app}},
+            "spec": {"nodeName": NODE, "containers": containers},
+        });
+        let pods: Api<Pod> = Api::namespaced(self.server.client(), namespace);
+        let pod = serde_json::from_value(pod).unwrap();
+        let made = pods.create(&PostParams::default(), &pod).await.unwrap();
+        made.uid().unwrap()
+    }
+
+    /// Says that containers run, as kubelet would.
+    pub(crate) async fn run(&self, namespace: &str, name: &str, containers: &[(&str, &str)]) {
+        let statuses: Vec<Value> = containers
+            .iter()
+            .map(|(name, id)| {
+                json!({
+                    "name": name, "containerID": format!("containerd://{id}"), "image": "example.com/image:1",
+                    "imageID": "", "ready": true, "restartCount": 0,
+                })
+            })
+            .collect();
+        let pods: Api<Pod> = Api::namespaced(self.server.client(), namespace);
+        let status = json!({"status": {"phase": "Running", "containerStatuses": statuses}});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
             .await
             .unwrap();
-        Stage { server }
     }
 
-    /// Filters of the shop.
-    pub fn filters(&self) -> Api<SyscallFilter> {
-        Api::namespaced(self.server.client(), SHOP)
+    /// Deletes a pod at once, as if kubelet had ended it.
+    pub(crate) async fn delete_pod(&self, namespace: &str, name: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.server.client(), namespace);
+        let at_once = DeleteParams::default().grace_period(0);
+        pods.delete(name, &at_once).await.unwrap();
     }
 
-    /// Starts a collector that is a ServiceAccount of this kubeconfig.
-    pub fn collector(&self, name: &str, kubeconfig: &Path) -> Collector {
-        self.collector_at(name, kubeconfig, free_address())
+    /// Applies a SyscallFilter; its generation.
+    pub(crate) async fn filter(&self, namespace: &str, name: &str, spec: Value) -> i64 {
+        let filters: Api<SyscallFilter> = Api::namespaced(self.server.client(), namespace);
+        let filter =
+            json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter", "spec": spec});
+        let applied = filters
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&filter),
+            )
+            .await;
+        applied.unwrap().metadata.generation.unwrap()
     }
 
-    /// The same at a known address.
-    pub fn collector_at(&self, name: &str, kubeconfig: &Path, address: SocketAddr) -> Collector {
-        let monitor = free_address();
-        let process = Process::start(
-            name,
-            Command::new(product())
-                .arg("collector")
-                .args(["--listen", &address.to_string()])
-                .args(["--metrics-addr", &monitor.to_string()])
-                .args(["--kubernetes", "--namespace", HOME, "--kubeconfig"])
-                .arg(kubeconfig),
-        );
-        Collector {
-            process,
-            address,
-            monitor,
-        }
+    /// Applies a ClusterSyscallFilter; its generation.
+    pub(crate) async fn cluster_filter(&self, name: &str, spec: Value) -> i64 {
+        let filters: Api<ClusterSyscallFilter> = Api::all(self.server.client());
+        let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "ClusterSyscallFilter", "spec": spec});
+        let applied = filters
+            .patch(
+                name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(&filter),
+            )
+            .await;
+        applied.unwrap().metadata.generation.unwrap()
     }
 
-    /// An administrator's kubeconfig.
-    pub fn admin(&self) -> PathBuf {
-        self.server.admin_kubeconfig()
-    }
-
-    /// Makes or changes a filter of the shop.
-    pub async fn apply(&self, name: &str, spec: Value) -> SyscallFilter {
-        let filter = json!({
-            "apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter",
-            "metadata": {"name": name, "namespace": SHOP}, "spec": spec,
-        });
-        let parameters = PatchParams::apply("test").force();
-        let filters = self.filters();
-        filters
-            .patch(name, &parameters, &Patch::Apply(&filter))
-            .await
-            .unwrap()
-    }
-
-    /// Waits until a filter's status is as it should be; says how long that took.
-    pub async fn await_status(
-        &self,
-        name: &str,
-        is: impl Fn(&FilterStatus) -> bool,
-    ) -> (FilterStatus, Duration) {
-        let filters = self.filters();
-        let start = Instant::now();
-        let found = eventually(&format!("the status of {name}"), async || {
-            let filter = filters.get(name).await.map_err(|error| error.to_string())?;
-            let current = filter.metadata.generation;
-            let status = filter.status.unwrap_or_default();
-            if status.observed_generation == current && is(&status) {
-                return Ok(status);
-            }
-            Err(format!("{}", serde_json::to_string(&status).unwrap()))
-        })
-        .await;
-        (found, start.elapsed())
-    }
-
-    /// Removes a filter of the shop.
-    pub async fn delete(&self, name: &str) {
-        let filters = self.filters();
+    /// Deletes a ClusterSyscallFilter.
+    pub(crate) async fn delete_cluster_filter(&self, name: &str) {
+        let filters: Api<ClusterSyscallFilter> = Api::all(self.server.client());
         filters
             .delete(name, &DeleteParams::default())
             .await
             .unwrap();
     }
 
-    /// Waits until somebody holds the lease; says who.
-    pub async fn await_holder(&self, but: Option<&str>) -> String {
-        let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
-            Api::namespaced(self.server.client(), HOME);
-        eventually("a holder of the lease", async || {
-            let lease = leases
-                .get("ebpf-hello-collector")
-                .await
-                .map_err(|error| error.to_string())?;
-            let holder = lease.spec.and_then(|spec| spec.holder_identity);
-            match holder.filter(|holder| !holder.is_empty() && Some(holder.as_str()) != but) {
-                Some(holder) => Ok(holder),
-                None => Err("nobody, or the same".to_owned()),
+    /// Makes the cgroup of a pod without requests or limits, with kubelet's cgroupfs driver.
+    pub(crate) fn pod_cgroup(&self, uid: &str) -> PathBuf {
+        let path = self
+            .cgroups
+            .root
+            .join("kubepods/besteffort")
+            .join(format!("pod{uid}"));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// The same with its systemd driver.
+    pub(crate) fn pod_slice(&self, uid: &str) -> PathBuf {
+        let uid = uid.replace('-', "_");
+        let path = self
+            .cgroups
+            .root
+            .join("kubepods.slice/kubepods-besteffort.slice")
+            .join(format!("kubepods-besteffort-pod{uid}.slice"));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// What `ebpf-hello status -o json` prints, asked for without a process of its own.
+    pub(crate) fn status(&self) -> Value {
+        let path = format!("/run/ebpf-hello/{}.sock", self.process.pid());
+        let mut socket = UnixStream::connect(path).unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// A filter as the agent has it, once it fits.
+    pub(crate) async fn await_filter(&self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        eventually(
+            &format!("{name} is in the kernel as expected"),
+            async || {
+                let status = self.status();
+                let filters = status["filters"].as_array().unwrap();
+                let found = filters.iter().find(|filter| filter["filter"] == name);
+                match found {
+                    Some(found) if fits(found) => Ok(found.clone()),
+                    _ => Err(status["filters"].to_string()),
+                }
+            },
+        )
+        .await
+    }
+
+    /// A filter at a generation, with a number of pods.
+    pub(crate) async fn await_programmed(&self, name: &str, generation: i64, pods: u64) {
+        self.await_filter(name, |filter| {
+            filter["programmed"] == true
+                && filter["generation"] == generation
+                && filter["pods"] == pods
+        })
+        .await;
+    }
+
+    /// Nothing of a filter is in the kernel.
+    pub(crate) async fn await_gone(&self, name: &str) {
+        eventually(&format!("{name} is gone"), async || {
+            let status = self.status();
+            let filters = status["filters"].as_array().unwrap();
+            let is_there = filters.iter().any(|filter| filter["filter"] == name);
+            if is_there {
+                Err(status["filters"].to_string())
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+    }
+
+    /// What `/readyz` says: nothing when it is ready.
+    pub(crate) fn unready(&self) -> String {
+        let (code, text) = self.get("/readyz");
+        if code == 200 { String::new() } else { text }
+    }
+
+    pub(crate) async fn await_ready(&self) {
+        eventually("the agent is ready", async || match self.unready() {
+            lacks if lacks.is_empty() => Ok(()),
+            lacks => Err(lacks),
+        })
+        .await;
+    }
+
+    /// What Prometheus would get.
+    pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics").1
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        use std::io::Write as _;
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, body.to_owned())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Ends it; its ledger, as it prints it last.
+    pub(crate) fn end(mut self) -> Ledger {
+        assert!(self.process.stop().success(), "{}", self.process.log());
+        Ledger::of(&self.process.log())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// The line of a ledger.
+#[derive(Debug)]
+pub(crate) struct Ledger(Vec<(String, u64)>);
+
+impl Ledger {
+    fn of(log: &str) -> Ledger {
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("ledger: "))
+            .unwrap_or_else(|| panic!("{log}"));
+        let words = line
+            .split(['(', ')', ' '])
+            .filter_map(|word| word.split_once('='));
+        Ledger(
+            words
+                .map(|(term, count)| (term.to_owned(), count.parse().unwrap()))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn get(&self, term: &str) -> u64 {
+        self.0
+            .iter()
+            .find(|(name, _)| name == term)
+            .map_or(0, |(_, count)| *count)
+    }
+
+    /// The equation holds, and nothing is on its way.
+    pub(crate) fn assert_balanced(&self) {
+        let parts = [
+            "delivered",
+            "counted",
+            "suppressed",
+            "self",
+            "canary",
+            "table_miss",
+            "lost",
+            "in_flight",
+        ];
+        let sum: u64 = parts.iter().map(|term| self.get(term)).sum();
+        assert_eq!(self.get("seen"), sum, "{self:?}");
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// What came so far.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let log = self.0.log();
+        // The last line may not be whole.
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        whole
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect()
+    }
+
+    /// Events of a process, once there are as many.
+    pub(crate) async fn await_events(&self, pid: u32, count: usize) -> Vec<Event> {
+        eventually(&format!("{count} events of process {pid}"), async || {
+            let events = of_process(self.events(), pid);
+            if events.len() >= count {
+                Ok(events)
+            } else {
+                Err(format!("there are {}", events.len()))
             }
         })
         .await
     }
+}
 
-    /// Names of all nodes.
-    pub async fn nodes(&self) -> Vec<String> {
-        let api: Api<Node> = Api::all(self.server.client());
-        let nodes = api.list(&kube::api::ListParams::default()).await.unwrap();
-        nodes.iter().map(kube::ResourceExt::name_any).collect()
+/// The system calls of a process.
+pub(crate) fn of_process(events: Vec<Event>, pid: u32) -> Vec<Event> {
+    let is_its = |event: &Event| {
+        event
+            .process
+            .as_ref()
+            .is_some_and(|process| process.pid == pid)
+    };
+    let events = events.into_iter().filter(is_its);
+    events.filter(|event| event.policy.is_some()).collect()
+}
+
+// === impl Cgroups ===
+
+impl Cgroups {
+    fn make() -> Cgroups {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = mount().join(format!("ebpf-hello-e2e-{}-{number}", std::process::id()));
+        fs::create_dir_all(root.join("kubepods/besteffort")).unwrap();
+        fs::create_dir_all(root.join("kubepods.slice/kubepods-besteffort.slice")).unwrap();
+        Cgroups { root }
     }
 }
 
-// === impl Collector ===
-
-impl Collector {
-    /// A path of its monitor: status code and body.
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.monitor).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (code, answer)
-    }
-
-    /// One of its numbers.
-    pub async fn metric(&self, name: &str) -> f64 {
-        let (_, text) = self.get("/metrics").await;
-        let line = text
-            .lines()
-            .find(|line| line.split(' ').next() == Some(name));
-        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        remove(&self.root);
     }
 }
 
-/// The condition of a type.
-pub fn condition<'a>(status: &'a FilterStatus, type_: &str) -> &'a Condition {
-    let found = status.conditions.iter().find(|one| one.type_ == type_);
-    found.unwrap_or_else(|| panic!("no {type_} in {status:?}"))
+/// Left behind at worst, and empty.
+fn remove(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
 }
 
-/// Whether a status says so many of so many nodes.
-pub fn says(status: &FilterStatus, summary: &str) -> bool {
-    status
-        .nodes
-        .as_ref()
-        .is_some_and(|nodes| nodes.summary == summary)
+/// Where cgroup v2 is mounted (proc_pid_mountinfo(5)).
+fn mount() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let of_line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let place = left.split(' ').nth(4)?;
+        right.starts_with("cgroup2 ").then(|| PathBuf::from(place))
+    };
+    mounts
+        .lines()
+        .find_map(of_line)
+        .expect("cgroup v2 is mounted somewhere")
 }
 
-/// A filter that counts one call.
-pub fn counting(call: &str) -> Value {
-    json!({"rules": [{"syscalls": [call], "handler": "Count"}]})
-}
-
-/// An address that nobody listens on yet.
-pub fn free_address() -> SocketAddr {
+fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
+        .port()
 }
 
-/// As the chart has it, as far as it says where agents run.
-fn daemonset() -> DaemonSet {
-    let daemonset = json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
-        "metadata": {"name": "ebpf-hello-agent"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "agent"}},
-            "template": {
-                "metadata": {"labels": {"app": "agent"}},
-                "spec": {
-                    "containers": [{"name": "agent", "image": "none"}],
-                    "nodeSelector": {},
-                    "tolerations": [{"operator": "Exists"}],
-                },
-            },
-        },
-    });
-    serde_json::from_value(daemonset).unwrap()
+/// Makes a cgroup and calls in it, at once; the process that did.
+pub(crate) fn call(cgroup: &Path, call: &str, count: u64) -> u32 {
+    fs::create_dir_all(cgroup).unwrap();
+    let child = Command::new(generator())
+        .args(["call", call, &count.to_string(), "--cgroup"])
+        .arg(cgroup)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    pid
+}
+
+// === impl Mix ===
+
+impl Mix {
+    /// `call` so many times a second in a cgroup.
+    pub(crate) fn start(cgroup: &Path, rates: &[&str]) -> Mix {
+        fs::create_dir_all(cgroup).unwrap();
+        let mut child = Command::new(generator())
+            .arg("mix")
+            .args(rates)
+            .arg("--cgroup")
+            .arg(cgroup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Mix {
+            orders: child.stdin.take(),
+            child,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it; what it says it made.
+    pub(crate) fn end(mut self) -> Value {
+        self.orders = None;
+        let mut text = String::new();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert!(self.child.wait().unwrap().success());
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+impl Drop for Mix {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::{
     poser::Poser,
-    stage::{Collector, HOME, SHOP, Stage, condition, counting, says},
+    scene::{Collector, HOME, SHOP, Scene, condition, counting, says},
 };
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// A collector that holds the lease, and an agent on each of three nodes.
 struct Play {
-    stage: Stage,
+    stage: Scene,
     collector: Collector,
     agents: Vec<Poser>,
 }
@@ -28,7 +28,7 @@ struct Play {
 
 impl Play {
     async fn begin() -> Play {
-        let stage = Stage::new(&NODES).await;
+        let stage = Scene::new(&NODES).await;
         let collector = stage.collector("collector", &stage.admin());
         stage.await_holder(None).await;
         let mut play = Play {

@@ -5,6 +5,7 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod arrival;
 mod definitions;
 mod generated;
 mod manifests;

@@ -20,7 +20,11 @@ fn every_metric_that_is_asked_for_is_registered() {
     for folder in ["agent/src", "collector/src"] {
         for entry in fs::read_dir(repository().join(folder)).unwrap() {
             let path = entry.unwrap().path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().contains("metrics")) && path.is_file() {
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().contains("metrics"))
+                && path.is_file()
+            {
                 registered.extend(names(&fs::read_to_string(path).unwrap()));
             }
         }
@@ -37,7 +41,11 @@ fn every_metric_that_is_asked_for_is_registered() {
     assert!(asked.len() > 10, "{asked:?}");
     for name in asked {
         // A regular expression over several, or what a histogram and a counter add to their names.
-        let base = ["_total", "_bucket", "_seconds"].iter().fold(name.as_str(), |name, end| name.strip_suffix(end).unwrap_or(name));
+        let base = ["_total", "_bucket", "_seconds"]
+            .iter()
+            .fold(name.as_str(), |name, end| {
+                name.strip_suffix(end).unwrap_or(name)
+            });
         let base = base.strip_suffix("_seconds").unwrap_or(base);
         let is_known = registered.contains(base) || base == "ebpf_hello_events_";
         assert!(is_known, "{name} is asked for; there are {registered:?}");
@@ -59,7 +67,12 @@ fn the_dashboard_is_json_whose_panels_say_what_they_ask() {
     for panel in panels {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
         for target in panel["targets"].as_array().unwrap() {
-            assert!(target["expr"].as_str().is_some_and(|expression| !expression.is_empty()), "{panel}");
+            assert!(
+                target["expr"]
+                    .as_str()
+                    .is_some_and(|expression| !expression.is_empty()),
+                "{panel}"
+            );
         }
     }
     assert!(panels.len() >= 15);

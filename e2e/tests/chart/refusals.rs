@@ -7,7 +7,10 @@ fn refused(values: &str, sentence: &str) {
     let flag = format!("--set{values}");
     match render_text(&[&flag]) {
         Ok(_) => panic!("{values} is taken"),
-        Err(error) => assert!(error.contains(sentence), "{values}: expected {sentence:?}, got: {error}"),
+        Err(error) => assert!(
+            error.contains(sentence),
+            "{values}: expected {sentence:?}, got: {error}"
+        ),
     }
 }
 
@@ -21,8 +24,14 @@ fn combinations_that_cannot_work() {
         "=hub.nats.url=nats://n:4222,collector.persistence.enabled=true",
         "collector.persistence.enabled and hub.nats.url exclude each other",
     );
-    refused("=tls.certManager.enabled=true,tls.server.caConfigMap=ca", "tls.certManager.issuerRef.name is missing");
-    refused("=tls.server.existingSecret=mine", "tls.server.caConfigMap is missing");
+    refused(
+        "=tls.certManager.enabled=true,tls.server.caConfigMap=ca",
+        "tls.certManager.issuerRef.name is missing",
+    );
+    refused(
+        "=tls.server.existingSecret=mine",
+        "tls.server.caConfigMap is missing",
+    );
     refused(
         "=tls.certManager.enabled=true,tls.server.existingSecret=mine,tls.server.caConfigMap=ca",
         "tls.certManager.enabled and tls.server.existingSecret are two sources of one certificate",
@@ -47,8 +56,14 @@ fn the_schema_names_the_value_that_is_wrong() {
         ("=image.digest=abc", "/image/digest"),
         ("=hub.nats.url=http://nats", "/hub/nats/url"),
         ("=log.format=xml", "/log/format"),
-        ("-json=filters=[{\"kind\":\"Filter\",\"name\":\"a\",\"spec\":{}}]", "/filters/0/kind"),
-        ("-json=filters=[{\"kind\":\"SyscallFilter\",\"spec\":{}}]", "/filters/0"),
+        (
+            "-json=filters=[{\"kind\":\"Filter\",\"name\":\"a\",\"spec\":{}}]",
+            "/filters/0/kind",
+        ),
+        (
+            "-json=filters=[{\"kind\":\"SyscallFilter\",\"spec\":{}}]",
+            "/filters/0",
+        ),
     ] {
         refused(values, place);
     }

@@ -18,7 +18,10 @@ pub(crate) const NATS: &[&str] = &[
 fn the_same_values_render_to_the_same_bytes_without_a_key() {
     for flags in [&[], EVERYTHING, NATS] {
         let text = render_text(flags).unwrap();
-        assert!(text == render_text(flags).unwrap(), "{flags:?} renders differently each time");
+        assert!(
+            text == render_text(flags).unwrap(),
+            "{flags:?} renders differently each time"
+        );
         assert!(!text.contains("PRIVATE KEY"), "{flags:?}");
         for object in objects(&text) {
             let is_secret = object["kind"] == "Secret";
@@ -65,10 +68,23 @@ fn objects_carry_the_recommended_labels_and_names_of_the_release() {
             continue;
         }
         let name = metadata["name"].as_str().unwrap();
-        assert!(name.starts_with("ebpf-hello") || name == "host", "{kind} {name}");
-        for label in ["name", "instance", "component", "part-of", "managed-by", "version"] {
+        assert!(
+            name.starts_with("ebpf-hello") || name == "host",
+            "{kind} {name}"
+        );
+        for label in [
+            "name",
+            "instance",
+            "component",
+            "part-of",
+            "managed-by",
+            "version",
+        ] {
             let label = format!("app.kubernetes.io/{label}");
-            assert!(metadata["labels"][&label].is_string(), "{kind} {name}: no {label}");
+            assert!(
+                metadata["labels"][&label].is_string(),
+                "{kind} {name}: no {label}"
+            );
         }
     }
 }
@@ -80,7 +96,11 @@ fn another_release_has_other_names_throughout() {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         assert!(name.starts_with("observer"), "{} {name}", object["kind"]);
     }
-    for flag in ["--agent-service-account=observer-agent", "--agent-daemonset=observer-agent", "--tls-secret=observer-tls"] {
+    for flag in [
+        "--agent-service-account=observer-agent",
+        "--agent-daemonset=observer-agent",
+        "--tls-secret=observer-tls",
+    ] {
         assert!(text.contains(flag), "{flag}");
     }
 }

@@ -1,6 +1,9 @@
 //! What accounts may do: exactly what helm/rbac.yaml gives a reason for.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use ebpf_hello_e2e::chart::{Object, RELEASE, objects, render, repository};
 use serde_json::{Value, json};
@@ -23,18 +26,28 @@ fn texts(list: &Value) -> Vec<String> {
 
 /// `RESOURCE[/SUBRESOURCE][.GROUP]`.
 fn resource(group: &str, resource: &str) -> String {
-    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
+    if group.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}.{group}")
+    }
 }
 
 fn roles(objects: &[Object]) -> impl Iterator<Item = &Object> {
-    objects.iter().filter(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role")
+    objects
+        .iter()
+        .filter(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role")
 }
 
 fn rendered(objects: &[Object]) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     for role in roles(objects) {
         let name = role["metadata"]["name"].as_str().unwrap();
-        let scope = if role["kind"] == "Role" { "namespace" } else { "cluster" };
+        let scope = if role["kind"] == "Role" {
+            "namespace"
+        } else {
+            "cluster"
+        };
         for rule in role["rules"].as_array().unwrap() {
             for group in texts(&rule["apiGroups"]) {
                 for plain in texts(&rule["resources"]) {
@@ -59,10 +72,24 @@ fn golden() -> Vec<Value> {
 fn every_right_has_its_reason_and_every_reason_its_right() {
     let mut reasoned = BTreeSet::new();
     for entry in golden() {
-        let text = |field: &str| entry[field].as_str().unwrap_or_else(|| panic!("{field}: {entry}")).to_owned();
+        let text = |field: &str| {
+            entry[field]
+                .as_str()
+                .unwrap_or_else(|| panic!("{field}: {entry}"))
+                .to_owned()
+        };
         for (verb, reason) in entry["verbs"].as_object().unwrap() {
-            assert!(reason.as_str().is_some_and(|reason| reason.len() > 10), "{entry}: a reason for {verb}");
-            let right = (text("role"), text("scope"), text("resource"), texts(&entry["names"]), verb.clone());
+            assert!(
+                reason.as_str().is_some_and(|reason| reason.len() > 10),
+                "{entry}: a reason for {verb}"
+            );
+            let right = (
+                text("role"),
+                text("scope"),
+                text("resource"),
+                texts(&entry["names"]),
+                verb.clone(),
+            );
             assert!(reasoned.insert(right), "twice: {verb} of {entry}");
         }
     }
@@ -70,7 +97,10 @@ fn every_right_has_its_reason_and_every_reason_its_right() {
         let rendered = rendered(&render(flags));
         let unreasoned: Vec<_> = rendered.difference(&reasoned).collect();
         let unneeded: Vec<_> = reasoned.difference(&rendered).collect();
-        assert!(unreasoned.is_empty() && unneeded.is_empty(), "without a reason: {unreasoned:#?}, without a right: {unneeded:#?}");
+        assert!(
+            unreasoned.is_empty() && unneeded.is_empty(),
+            "without a reason: {unreasoned:#?}, without a right: {unneeded:#?}"
+        );
     }
 }
 
@@ -83,10 +113,15 @@ fn roles_are_bound_to_the_account_of_their_name_and_no_other() {
         .map(|entry| entry["role"].as_str().unwrap().to_owned())
         .collect();
     for role in roles(&objects) {
-        let (kind, name) = (role["kind"].as_str().unwrap(), role["metadata"]["name"].as_str().unwrap());
+        let (kind, name) = (
+            role["kind"].as_str().unwrap(),
+            role["metadata"]["name"].as_str().unwrap(),
+        );
         let subjects: Vec<_> = objects
             .iter()
-            .filter(|binding| binding["roleRef"]["kind"] == kind && binding["roleRef"]["name"] == name)
+            .filter(|binding| {
+                binding["roleRef"]["kind"] == kind && binding["roleRef"]["name"] == name
+            })
             .flat_map(|binding| binding["subjects"].as_array().unwrap())
             .collect();
         if unbound.contains(name) {
@@ -106,13 +141,26 @@ fn no_right_is_on_the_list_of_what_nobody_needs() {
                 assert!(!rule.to_string().contains('*'), "a wildcard: {rule}");
                 assert!(rule["nonResourceURLs"].is_null(), "{rule}");
                 for verb in texts(&rule["verbs"]) {
-                    assert!(!["impersonate", "bind", "escalate", "deletecollection"].contains(&verb.as_str()), "{rule}");
+                    assert!(
+                        !["impersonate", "bind", "escalate", "deletecollection"]
+                            .contains(&verb.as_str()),
+                        "{rule}"
+                    );
                 }
                 for resource in texts(&rule["resources"]) {
-                    let forbidden = ["nodes/proxy", "pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"];
+                    let forbidden = [
+                        "nodes/proxy",
+                        "pods/exec",
+                        "pods/attach",
+                        "pods/portforward",
+                        "serviceaccounts/token",
+                    ];
                     assert!(!forbidden.contains(&resource.as_str()), "{rule}");
                     let names = texts(&rule["resourceNames"]);
-                    assert!(resource != "secrets" || names == ["ebpf-hello-tls"], "{rule}");
+                    assert!(
+                        resource != "secrets" || names == ["ebpf-hello-tls"],
+                        "{rule}"
+                    );
                 }
             }
         }
@@ -125,9 +173,18 @@ fn the_documentation_has_the_table_of_roles() {
     for entry in golden() {
         let text = |field: &str| entry[field].as_str().unwrap().to_owned();
         let names = texts(&entry["names"]);
-        let only = if names.is_empty() { String::new() } else { format!(" only `{}`", names.join("`, `")) };
-        let scope = if entry["scope"] == "namespace" { "its namespace" } else { "cluster" };
-        for (verb, reason) in entry["verbs"].as_object().unwrap() {
+        let only = if names.is_empty() {
+            String::new()
+        } else {
+            format!(" only `{}`", names.join("`, `"))
+        };
+        let scope = if entry["scope"] == "namespace" {
+            "its namespace"
+        } else {
+            "cluster"
+        };
+        let verbs: BTreeMap<_, _> = entry["verbs"].as_object().unwrap().iter().collect();
+        for (verb, reason) in verbs {
             table.push_str(&format!(
                 "| `{}` | {scope} | {verb} | `{}`{only} | {} |\n",
                 text("role"),

@@ -15,7 +15,11 @@ use super::rendering::{EVERYTHING, NATS};
 /// Writes objects where kubectl can read them.
 pub(crate) fn written(server: &ApiServer, name: &str, objects: &[Object]) -> PathBuf {
     let path = server.directory().join(name);
-    fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()).unwrap();
+    fs::write(
+        &path,
+        json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string(),
+    )
+    .unwrap();
     path
 }
 
@@ -23,11 +27,19 @@ pub(crate) fn written(server: &ApiServer, name: &str, objects: &[Object]) -> Pat
 #[track_caller]
 fn helm_at(server: &ApiServer, arguments: &[&str]) -> String {
     let kubeconfig = server.admin_kubeconfig();
-    let to = ["--namespace", RELEASE, "--kubeconfig", kubeconfig.to_str().unwrap()];
+    let to = [
+        "--namespace",
+        RELEASE,
+        "--kubeconfig",
+        kubeconfig.to_str().unwrap(),
+    ];
     let output = helm(arguments.iter().chain(&to));
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "helm {arguments:?}: {told}{complained}");
+    assert!(
+        output.status.success(),
+        "helm {arguments:?}: {told}{complained}"
+    );
     told
 }
 
@@ -35,8 +47,17 @@ fn helm_at(server: &ApiServer, arguments: &[&str]) -> String {
 async fn the_server_takes_every_object() {
     let server = ApiServer::start().await;
     server.install_definitions().await;
-    server.namespace(RELEASE, &[("pod-security.kubernetes.io/enforce", "privileged")]).await;
-    for (name, flags) in [("defaults", &[][..]), ("everything", EVERYTHING), ("nats", NATS)] {
+    server
+        .namespace(
+            RELEASE,
+            &[("pod-security.kubernetes.io/enforce", "privileged")],
+        )
+        .await;
+    for (name, flags) in [
+        ("defaults", &[][..]),
+        ("everything", EVERYTHING),
+        ("nats", NATS),
+    ] {
         // Whose definitions are other projects'.
         let foreign = ["monitoring.coreos.com/v1", "cert-manager.io/v1"];
         let objects: Vec<_> = render(flags)
@@ -57,15 +78,25 @@ async fn the_plain_manifests_are_taken_and_only_the_agent_needs_a_privileged_nam
     let repository = ebpf_hello_e2e::chart::repository();
     let install = repository.join("manifests/install.yaml");
     server.kubectl(&["apply", "--server-side", "-f", install.to_str().unwrap()]);
-    server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]);
+    server.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "crd",
+        "--all",
+    ]);
     let samples = repository.join("manifests/samples");
-    server.kubectl(&["apply", "-f", samples.join("workload.yaml").to_str().unwrap()]);
     server.kubectl(&["apply", "-f", samples.to_str().unwrap()]);
     let filters = server.kubectl(&["get", "syscallfilters", "-n", "shop", "-o", "name"]);
     assert_eq!(filters.lines().count(), 4, "{filters}");
 
     for standard in ["baseline", "restricted"] {
-        server.namespace(standard, &[("pod-security.kubernetes.io/enforce", standard)]).await;
+        server
+            .namespace(
+                standard,
+                &[("pod-security.kubernetes.io/enforce", standard)],
+            )
+            .await;
     }
     for flags in [&[][..], NATS, EVERYTHING] {
         for object in render(flags) {
@@ -77,21 +108,34 @@ async fn the_plain_manifests_are_taken_and_only_the_agent_needs_a_privileged_nam
             let mut spec = template["spec"].clone();
             // Classes and accounts are not what this is about.
             spec.as_object_mut().unwrap().remove("priorityClassName");
-            if object["kind"] == "StatefulSet" && !object["spec"]["volumeClaimTemplates"].is_null() {
-                let claim = json!({"name": "store", "persistentVolumeClaim": {"claimName": "store"}});
+            if object["kind"] == "StatefulSet" && !object["spec"]["volumeClaimTemplates"].is_null()
+            {
+                let claim =
+                    json!({"name": "store", "persistentVolumeClaim": {"claimName": "store"}});
                 spec["volumes"].as_array_mut().unwrap().push(claim);
             }
             let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec});
             let file = written(&server, "pod", &[pod]);
             let create = |namespace: &str| {
-                let arguments = ["create", "--dry-run=server", "-n", namespace, "-f", file.to_str().unwrap()];
+                let arguments = [
+                    "create",
+                    "--dry-run=server",
+                    "-n",
+                    namespace,
+                    "-f",
+                    file.to_str().unwrap(),
+                ];
                 server.try_kubectl(&arguments)
             };
             if object["kind"] == "DaemonSet" {
                 let refused = create("baseline").unwrap_err();
-                assert!(refused.contains("violates PodSecurity \"baseline"), "{refused}");
+                assert!(
+                    refused.contains("violates PodSecurity \"baseline"),
+                    "{refused}"
+                );
             } else {
-                create("restricted").unwrap_or_else(|refused| panic!("{}: {refused}", object["kind"]));
+                create("restricted")
+                    .unwrap_or_else(|refused| panic!("{}: {refused}", object["kind"]));
             }
         }
     }
@@ -99,7 +143,15 @@ async fn the_plain_manifests_are_taken_and_only_the_agent_needs_a_privileged_nam
 
 /// Every object in the server but those that it makes for itself.
 fn inventory(server: &ApiServer) -> BTreeSet<String> {
-    let own = ["events", "leases", "apiservices", "flowschemas", "prioritylevelconfigurations", "endpoints", "endpointslices"];
+    let own = [
+        "events",
+        "leases",
+        "apiservices",
+        "flowschemas",
+        "prioritylevelconfigurations",
+        "endpoints",
+        "endpointslices",
+    ];
     let resources = server.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
     let listed: Vec<_> = resources
         .lines()
@@ -114,7 +166,12 @@ fn inventory(server: &ApiServer) -> BTreeSet<String> {
         .iter()
         .map(|object| {
             let metadata = &object["metadata"];
-            format!("{} {}/{}", text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
+            format!(
+                "{} {}/{}",
+                text(&object["kind"]),
+                text(&metadata["namespace"]),
+                text(&metadata["name"])
+            )
         })
         .collect()
 }
@@ -125,25 +182,44 @@ async fn kept(server: &ApiServer) -> (Value, Value) {
         let text = server.kubectl(&["get", kind, name, "-n", RELEASE, "-o", "json"]);
         serde_json::from_str::<Value>(&text).unwrap()["data"].clone()
     };
-    (get("secret", "ebpf-hello-tls"), get("configmap", "ebpf-hello-ca"))
+    (
+        get("secret", "ebpf-hello-tls"),
+        get("configmap", "ebpf-hello-ca"),
+    )
 }
 
 #[tokio::test]
 async fn upgrades_leave_what_the_collector_wrote_and_an_uninstall_leaves_what_is_the_users() {
     let server = ApiServer::start().await;
-    server.namespace(RELEASE, &[("pod-security.kubernetes.io/enforce", "baseline")]).await;
+    server
+        .namespace(
+            RELEASE,
+            &[("pod-security.kubernetes.io/enforce", "baseline")],
+        )
+        .await;
     server.namespace("shop", &[]).await;
     let before = inventory(&server);
-    let notes = helm_at(&server, &["install", RELEASE, "helm/ebpf-hello", "--no-hooks"]);
+    let notes = helm_at(
+        &server,
+        &["install", RELEASE, "helm/ebpf-hello", "--no-hooks"],
+    );
     assert!(
         notes.contains("NO AGENT WILL START: the namespace ebpf-hello enforces the Pod Security Standard \"baseline\""),
         "{notes}"
     );
     assert!(
-        notes.contains("kubectl label namespace ebpf-hello pod-security.kubernetes.io/enforce=privileged"),
+        notes.contains(
+            "kubectl label namespace ebpf-hello pod-security.kubernetes.io/enforce=privileged"
+        ),
         "{notes}"
     );
-    server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]);
+    server.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "crd",
+        "--all",
+    ]);
     let users = json!({
         "apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter",
         "metadata": {"name": "mine", "namespace": "shop"},
@@ -155,22 +231,46 @@ async fn upgrades_leave_what_the_collector_wrote_and_an_uninstall_leaves_what_is
     // As the collector's account may: patch, and no more.
     let account = server.kubeconfig_of(RELEASE, "ebpf-hello-collector").await;
     for (object, patch) in [
-        ("secret/ebpf-hello-tls", json!({"data": {"ca.crt": "cHVibGlj", "ca.key": "c2VjcmV0"}})),
-        ("configmap/ebpf-hello-ca", json!({"data": {"ca.crt": "public"}})),
+        (
+            "secret/ebpf-hello-tls",
+            json!({"data": {"ca.crt": "cHVibGlj", "ca.key": "c2VjcmV0"}}),
+        ),
+        (
+            "configmap/ebpf-hello-ca",
+            json!({"data": {"ca.crt": "public"}}),
+        ),
     ] {
         let patch = patch.to_string();
         let account = account.to_str().unwrap();
-        server.kubectl(&["patch", object, "-n", RELEASE, "--type=merge", "-p", &patch, "--kubeconfig", account]);
+        server.kubectl(&[
+            "patch",
+            object,
+            "-n",
+            RELEASE,
+            "--type=merge",
+            "-p",
+            &patch,
+            "--kubeconfig",
+            account,
+        ]);
     }
     let wrote = kept(&server).await;
     assert_eq!(wrote.0["ca.key"], "c2VjcmV0");
     assert_eq!(wrote.1["ca.crt"], "public");
 
-    for merge in [&[][..], &["--server-side=false"], &["--server-side=true", "--force-conflicts"]] {
+    for merge in [
+        &[][..],
+        &["--server-side=false"],
+        &["--server-side=true", "--force-conflicts"],
+    ] {
         let label = format!("--set=commonLabels.merge=m{}", merge.len());
         let upgrade = ["upgrade", RELEASE, "helm/ebpf-hello", "--no-hooks", &label];
         helm_at(&server, &[&upgrade[..], merge].concat());
-        assert_eq!(kept(&server).await, wrote, "after an upgrade with {merge:?}");
+        assert_eq!(
+            kept(&server).await,
+            wrote,
+            "after an upgrade with {merge:?}"
+        );
     }
     helm_at(&server, &["rollback", RELEASE, "1", "--no-hooks"]);
     assert_eq!(kept(&server).await, wrote, "after a rollback");

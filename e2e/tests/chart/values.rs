@@ -38,15 +38,23 @@ fn the_table_of_values_is_what_values_yaml_says() {
         .iter()
         .filter_map(|(place, comment)| Some((place.clone(), comment.clone()?)))
         .collect();
+    let is_below =
+        |other: &[String], place: &[String]| other.len() > place.len() && other.starts_with(place);
+    let is_whole = |place: &[String]| {
+        documented.contains_key(place) && !documented.keys().any(|other| is_below(other, place))
+    };
     let mut table = String::from("| value | default | |\n|---|---|---|\n");
     for (place, comment) in &keys {
-        let below = |other: &Vec<String>| other.len() > place.len() && other.starts_with(place);
-        let is_group = documented.keys().any(below);
-        let above = (1..place.len()).any(|length| documented.contains_key(&place[..length]) && !documented.keys().any(|other| other.len() > length && other.starts_with(&place[..length])));
+        let is_group = documented.keys().any(|other| is_below(other, place));
+        // Of a value that is described as a whole.
+        let above = (1..place.len()).any(|length| is_whole(&place[..length]));
         let path = place.join(".");
         match comment {
             Some(words) if !is_group => {
-                let default = place.iter().fold(defaults, |value: &Value, key| &value[key]);
+                let default = place
+                    .iter()
+                    .fold(defaults, |value: &Value, key| &value[key]);
+                let default = super::generated::compact(default);
                 table.push_str(&format!("| `{path}` | `{default}` | {words} |\n"));
             }
             None if !is_group && !above => panic!("values.yaml: {path} has no comment"),
@@ -58,7 +66,8 @@ fn the_table_of_values_is_what_values_yaml_says() {
 
 #[test]
 fn the_schema_knows_every_default() {
-    let read = |file: &str| fs::read_to_string(repository().join("helm/ebpf-hello").join(file)).unwrap();
+    let read =
+        |file: &str| fs::read_to_string(repository().join("helm/ebpf-hello").join(file)).unwrap();
     let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
     for (place, _) in keys(&read("values.yaml")) {
         let mut at = &schema;
@@ -66,7 +75,12 @@ fn the_schema_knows_every_default() {
             let next = &at["properties"][key];
             if next.is_null() {
                 // A map or list of whatever Kubernetes takes.
-                assert_ne!(at["additionalProperties"], false, "the schema has no {}", place.join("."));
+                assert_ne!(
+                    at["additionalProperties"],
+                    false,
+                    "the schema has no {}",
+                    place.join(".")
+                );
                 break;
             }
             at = next;

@@ -80,6 +80,10 @@ pub struct Config {
     pub io_uring_opcode: u32,
     /// Native number of the system call that canaries make.
     pub canary_number: u32,
+    /// Nanoseconds between events of a namespace's share; 0 where there are no shares.
+    pub namespace_interval: u32,
+    /// How far ahead of time a namespace may run, nanoseconds.
+    pub namespace_tolerance: u32,
     /// Offsets of kernel struct members.
     pub layout: Layout,
 }
@@ -99,9 +103,11 @@ impl Config {
         io_uring_argument: 0,
         io_uring_opcode: ABSENT,
         canary_number: u32::MAX,
+        namespace_interval: 0,
+        namespace_tolerance: 0,
         layout: Layout::ABSENT,
     };
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
-const _: () = assert!(size_of::<Config>() == 56 + size_of::<Layout>());
+const _: () = assert!(size_of::<Config>() == 64 + size_of::<Layout>());

@@ -28,7 +28,7 @@ pub use record::{
 pub use table::{
     Abi, BITMAP_EXIT, BITMAP_UNION, BITMAPS, BinaryKey, Bitmap, Bucket, BucketKey, CGROUP_NAME,
     CONDITION_UIDS, CgroupName, Condition, CountKey, Decode, Exe, IO_URING, MATCHED_PATH,
-    NO_ARGUMENT, OUT_OF_RANGE, OVERFLOWS, Opcodes, Outcome, Overflow, Process, SELF_HINTS,
-    SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters,
+    NAMESPACE_BUCKET, NO_ARGUMENT, OUT_OF_RANGE, OVERFLOWS, Opcodes, Outcome, Overflow, Process,
+    SELF_HINTS, SLOTS_PER_ABI, SLOTS_PER_TABLE, SYSCALL_LIMIT, SelfKind, SlotFlags, SlotParameters,
     THREAD_WORDS, THREADS, WhoAmI, bitmap_of, slot,
 };

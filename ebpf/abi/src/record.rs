@@ -313,5 +313,5 @@ record! {
         pub tgid: u32,
         /// Of the slot, which may be refilled before the call returns.
         pub parameters: crate::SlotParameters,
-    } size 128
+    } size 136
 }

@@ -190,6 +190,10 @@ pub struct SlotParameters {
     pub fifth: u8,
     /// Which call a socketcall is (`include/uapi/linux/net.h`), once it was made; 0 in a slot.
     pub call: u16,
+    /// Whose share of the node's events an event is taken from: a namespace's number; 0 for nobody's.
+    pub namespace: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// Users that a condition can name.
@@ -238,9 +242,12 @@ pub struct BucketKey {
     pub cgroup_id: u64,
     /// Policy generation.
     pub generation: u64,
-    /// [`SlotParameters::bucket`].
+    /// [`SlotParameters::bucket`], or [`NAMESPACE_BUCKET`].
     pub bucket: u64,
 }
+
+/// The bucket of a namespace's share: its `cgroup_id` is the namespace's number, its generation 0.
+pub const NAMESPACE_BUCKET: u64 = u64::MAX;
 
 /// State of a rate limit and of sampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -400,7 +407,7 @@ pub struct WhoAmI {
     pub node_level: u64,
 }
 
-const _: () = assert!(size_of::<SlotParameters>() == 32);
+const _: () = assert!(size_of::<SlotParameters>() == 40);
 const _: () = assert!(size_of::<Condition>() == 136);
 const _: () = assert!(size_of::<BinaryKey>() == 252);
 const _: () = assert!(size_of::<Bucket>() == 24);

@@ -1,10 +1,14 @@
 //! What the kernel says of our programs and maps: what `bpftool prog list` and `map list` show.
 
-use std::{fs, os::fd::AsRawFd as _, os::fd::BorrowedFd};
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+};
 
 use aya::{
-    maps::MapInfo,
-    programs::{Program, ProgramInfo},
+    Ebpf,
+    maps::{Map, MapData},
+    programs::Program,
 };
 use ebpf_hello_abi::program;
 use serde::Serialize;
@@ -50,7 +54,7 @@ pub struct MapStatus {
     pub kind: String,
     /// Room: entries, or bytes of a ring buffer.
     pub max_entries: u32,
-    /// Bytes of kernel memory.
+    /// Bytes of kernel memory when it was made; only a trie grows.
     pub memory: Option<u64>,
 }
 
@@ -62,13 +66,7 @@ impl Kernel {
     pub fn programs(&self) -> Result<Vec<ProgramStatus>, LoadError> {
         let mut programs = Vec::new();
         for (name, program) in self.loaded() {
-            let attached_to = self.attached_to(name);
-            let failed = |error| LoadError::Program {
-                program: program_name(name),
-                error,
-            };
-            let info = program.info().map_err(failed)?;
-            programs.push(program_status(name, &info, attached_to)?);
+            programs.push(program_status(name, program, self.attached_to(name))?);
         }
         programs.sort_by_key(|program| program.id);
         Ok(programs)
@@ -99,60 +97,61 @@ impl Kernel {
             .map(|(_, tracepoint)| *tracepoint)
     }
 
-    /// Every map that this instance's programs use.
-    ///
-    /// # Errors
-    /// The kernel does not list a program's maps.
-    pub fn maps(&self) -> Result<Vec<MapStatus>, LoadError> {
-        let mut ids = std::collections::BTreeSet::new();
-        for (name, program) in self.loaded() {
-            let failed = |error| LoadError::Program {
-                program: program_name(name),
-                error,
-            };
-            ids.extend(
-                program
-                    .info()
-                    .and_then(|info| info.map_ids())
-                    .map_err(failed)?
-                    .into_iter()
-                    .flatten(),
-            );
-        }
-        let mut maps = Vec::new();
-        for id in ids {
-            // By id, not by listing: to open another instance's map while it ends can keep that
-            // map in the kernel for good.
-            let info = MapInfo::from_id(id).map_err(LoadError::map("(by id)"))?;
-            let memory = info
-                .fd()
-                .ok()
-                .and_then(|fd| field(&descriptor_info(std::os::fd::AsFd::as_fd(&fd))?, "memlock"));
-            maps.push(MapStatus {
-                id: info.id(),
-                name: String::from_utf8_lossy(info.name()).into_owned(),
-                kind: info
-                    .map_type()
-                    .map_or_else(|_| "unknown".into(), |kind| format!("{kind:?}")),
-                max_entries: info.max_entries(),
-                memory,
-            });
-        }
-        Ok(maps)
+    /// Every map of this instance.
+    pub fn maps(&self) -> Vec<MapStatus> {
+        self.maps.clone()
+    }
+}
+
+/// Looks at every map by the descriptor it was made with: to open one by its id is CAP_SYS_ADMIN's, which an agent
+/// in a cluster has not. Later the maps are spread over their users.
+pub(crate) fn map_statuses(ebpf: &Ebpf) -> Result<Vec<MapStatus>, LoadError> {
+    let mut maps = Vec::new();
+    for (_, map) in ebpf.maps() {
+        let Some(data) = data_of(map) else { continue };
+        let info = data.info().map_err(LoadError::map("(of the object)"))?;
+        maps.push(MapStatus {
+            id: info.id(),
+            name: String::from_utf8_lossy(info.name()).into_owned(),
+            kind: info
+                .map_type()
+                .map_or_else(|_| "unknown".into(), |kind| format!("{kind:?}")),
+            max_entries: info.max_entries(),
+            memory: descriptor_info(data.fd().as_fd()).and_then(|text| field(&text, "memlock")),
+        });
+    }
+    maps.sort_by_key(|map| map.id);
+    Ok(maps)
+}
+
+/// What aya keeps of a map, of the kinds that our programs have.
+fn data_of(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data)
+        | Map::Unsupported(data) => Some(data),
+        _ => None,
     }
 }
 
 fn program_status(
     name: &str,
-    info: &ProgramInfo,
+    program: &Program,
     attached_to: Option<&'static str>,
 ) -> Result<ProgramStatus, LoadError> {
     let failed = |error| LoadError::Program {
         program: program_name(name),
         error,
     };
-    let fd = info.fd().map_err(failed)?;
-    let text = descriptor_info(std::os::fd::AsFd::as_fd(&fd));
+    let info = program.info().map_err(failed)?;
+    // The descriptor it was loaded with: another one, by its id, is CAP_SYS_ADMIN's.
+    let text = descriptor_info(program.fd().map_err(failed)?.as_fd());
     let read = |key| text.as_deref().and_then(|text| field(text, key));
     let runs = read("run_cnt").filter(|runs| *runs > 0);
     Ok(ProgramStatus {

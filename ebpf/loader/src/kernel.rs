@@ -18,6 +18,7 @@ use crate::{
     canary,
     cgroups::CgroupMaps,
     counts::Counters,
+    inspect::{self, MapStatus},
     interest::Wanted,
     io_uring::IoUring,
     machine,
@@ -43,6 +44,8 @@ pub enum ExitSource {
     LastAlive,
 }
 
+const NANOSECONDS: u32 = 1_000_000_000;
+
 /// The loaded programs. Everything goes when this is dropped: nothing is pinned.
 pub struct Kernel {
     pub(crate) ebpf: Ebpf,
@@ -65,6 +68,7 @@ pub struct Kernel {
     counters: Counters,
     ours: HashMap<MapData, u32, u32>,
     hints: Array<MapData, u64>,
+    pub(crate) maps: Vec<MapStatus>,
 }
 
 // === impl Kernel ===
@@ -103,10 +107,13 @@ impl Kernel {
             io_uring_argument: io_uring.map_or(0, |found| found.argument),
             io_uring_opcode: io_uring.map_or(ABSENT, |found| found.opcode),
             canary_number: u32::try_from(canary::NUMBER).unwrap_or(u32::MAX),
+            namespace_interval: NANOSECONDS.checked_div(options.namespace_rate).unwrap_or(0),
+            namespace_tolerance: NANOSECONDS / 10,
             layout,
         };
         let mut ebpf = make_maps(&options, &config)?;
         load_programs(&mut ebpf)?;
+        let maps = inspect::map_statuses(&ebpf)?;
         let reader = make_reader(&mut ebpf, &options)?;
         let mut kernel = Kernel {
             tables: Tables::new(&mut ebpf, options.tables)?,
@@ -118,6 +125,7 @@ impl Kernel {
             counters: Counters::new(&mut ebpf)?,
             ours: take(&mut ebpf, map::SELF)?,
             hints: take(&mut ebpf, map::SELF_HINTS)?,
+            maps,
             ebpf,
             options,
             config,

@@ -25,6 +25,9 @@ pub struct Options {
     /// Entries of the map of calls that wait for their return, 1 to 2^24: a call that finds none is
     /// told without it.
     pub join_entries: u32,
+    /// Events per second that the slots of one namespace may make together, 1 to 1,000,000, a tenth of them at once;
+    /// 0 for no bound.
+    pub namespace_rate: u32,
     /// Guard the per-CPU scratch as on PREEMPT_RT kernels, also where it is not needed.
     pub force_nesting_guard: bool,
 }
@@ -39,6 +42,7 @@ impl Default for Options {
             exclusion: crate::Exclusion::SelfAndAncestors,
             count_entries: 65_536,
             join_entries: 16_384,
+            namespace_rate: 0,
             force_nesting_guard: false,
         }
     }
@@ -87,6 +91,13 @@ impl Options {
                     entries.to_string(),
                 ));
             }
+        }
+        if self.namespace_rate > 1_000_000 {
+            return Err(out_of_range(
+                "namespace rate",
+                "from 0 to 1000000",
+                self.namespace_rate.to_string(),
+            ));
         }
         Ok(())
     }
@@ -169,6 +180,13 @@ mod tests {
                     ..Options::default()
                 },
                 "join entries",
+            ),
+            (
+                Options {
+                    namespace_rate: 1_000_001,
+                    ..Options::default()
+                },
+                "namespace rate",
             ),
         ] {
             let error = options.validate().unwrap_err().to_string();

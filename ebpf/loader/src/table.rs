@@ -100,6 +100,9 @@ pub struct SlotSpec {
     pub fourth: u8,
     /// Which argument is the second path's directory descriptor.
     pub fifth: u8,
+    /// Whose share of the node's events an event is taken from ([`Options::namespace_rate`](crate::Options)): a
+    /// namespace's number; 0 for nobody's.
+    pub namespace: u32,
 }
 
 impl SlotSpec {
@@ -120,6 +123,7 @@ impl SlotSpec {
             third: NO_ARGUMENT,
             fourth: NO_ARGUMENT,
             fifth: NO_ARGUMENT,
+            namespace: 0,
         }
     }
 
@@ -140,6 +144,8 @@ impl SlotSpec {
             fourth: self.fourth,
             fifth: self.fifth,
             call: 0,
+            namespace: self.namespace,
+            padding: 0,
         }
     }
 

@@ -3,10 +3,11 @@
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_ns,
 };
-use ebpf_hello_abi::{Bucket, BucketKey, CpuLedger, Fate, Handler, Overflow, SlotParameters};
+use ebpf_hello_abi::{Bucket, BucketKey, CpuLedger, Fate, Handler, NAMESPACE_BUCKET, Overflow};
 
 use crate::{
     atomic,
+    config::config,
     counters::{entry, overflow},
     emit::{self, Scratch},
     executable, maps,
@@ -39,7 +40,7 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
     }
     let parameters = scratch.call.parameters;
     if parameters.sampling <= 1 && parameters.interval == 0 {
-        return true;
+        return is_in_share(scratch, ledger, handler);
     }
     let key = BucketKey {
         cgroup_id: scratch.call.cgroup_id,
@@ -58,16 +59,49 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
     };
     let fate = if !is_sampled(bucket, parameters.sampling) {
         Fate::SuppressedSampling
-    } else if parameters.interval != 0 && !is_in_rate(bucket, &parameters) {
+    } else if parameters.interval != 0
+        && !is_in_rate(bucket, parameters.interval, parameters.tolerance)
+    {
         Fate::SuppressedRate
     } else {
         // SAFETY: values live as long as their map.
         scratch.call.suppressed = unsafe { (*bucket).suppressed };
-        return true;
+        return is_in_share(scratch, ledger, handler);
     };
     // SAFETY: values live as long as their map and are aligned to 8.
     unsafe { atomic::increment(&raw mut (*bucket).suppressed) };
     emit::count(ledger, handler, fate);
+    false
+}
+
+/// Whether the namespace whose filter asked has not had its share of the node's events: one that asks for everything
+/// fills no ring that others need.
+#[inline(always)]
+fn is_in_share(scratch: &Scratch, ledger: &mut CpuLedger, handler: Handler) -> bool {
+    let namespace = scratch.call.parameters.namespace;
+    let interval = config!(namespace_interval);
+    if namespace == 0 || interval == 0 {
+        return true;
+    }
+    let key = BucketKey {
+        cgroup_id: namespace as u64,
+        generation: 0,
+        bucket: NAMESPACE_BUCKET,
+    };
+    let empty = Bucket {
+        arrival: 0,
+        calls: 0,
+        suppressed: 0,
+    };
+    match entry(&maps::BUCKETS, &key, &empty) {
+        Some(bucket) if is_in_rate(bucket, interval, config!(namespace_tolerance) as u64) => {
+            return true;
+        }
+        // SAFETY: values live as long as their map and are aligned to 8.
+        Some(bucket) => unsafe { atomic::increment(&raw mut (*bucket).suppressed) },
+        None => overflow(Overflow::Buckets),
+    }
+    emit::count(ledger, handler, Fate::SuppressedRate);
     false
 }
 
@@ -85,23 +119,19 @@ fn is_sampled(bucket: *mut Bucket, sampling: u32) -> bool {
 /// The generic cell rate algorithm (ITU-T I.371): one word holds the time at which the next event
 /// is due; an event may come up to `tolerance` early.
 #[inline(always)]
-fn is_in_rate(bucket: *mut Bucket, parameters: &SlotParameters) -> bool {
+fn is_in_rate(bucket: *mut Bucket, interval: u32, tolerance: u64) -> bool {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: values live as long as their map.
     let mut due = unsafe { core::ptr::read_volatile(&raw const (*bucket).arrival) };
     for _ in 0..TRIES {
         let from = if due > now { due } else { now };
-        if from - now > parameters.tolerance {
+        if from - now > tolerance {
             return false;
         }
         // SAFETY: values live as long as their map and are aligned to 8.
         let held = unsafe {
-            atomic::compare_exchange(
-                &raw mut (*bucket).arrival,
-                due,
-                from + parameters.interval as u64,
-            )
+            atomic::compare_exchange(&raw mut (*bucket).arrival, due, from + interval as u64)
         };
         if held == due {
             return true;

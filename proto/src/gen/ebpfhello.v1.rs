@@ -922,8 +922,10 @@ pub struct Event {
     #[prost(uint32, optional, tag = "3")]
     #[prost_canonical_serde(proto_name = "cpu", json_name = "cpu")]
     pub cpu: ::core::option::Option<u32>,
-    /// Number of the event on its (node, epoch, cpu), from 1 without a gap: a gap is always loss.
-    /// 0 (left out in JSON) when the event was made by user space.
+    /// Number of the event on its (node, epoch, cpu), from 1 without a gap: a number that never comes is always
+    /// loss, or an event of a container that its filter's `containers` does not name, counted as suppressed.
+    /// Numbers of one cgroup grow; an event of a new pod's cgroup may come after later ones of others, because it
+    /// waits for its pod. 0 (left out in JSON) when the event was made by user space.
     #[prost(uint64, tag = "4")]
     #[prost_canonical_serde(proto_name = "sequence", json_name = "sequence")]
     pub sequence: u64,
@@ -2026,7 +2028,7 @@ pub mod observe_response {
         #[prost(message, tag = "1")]
         #[prost_canonical_serde(proto_name = "hello", json_name = "hello")]
         Hello(super::ObserverHello),
-        /// Events, in the order of the store; those of one (node, epoch, cpu) in the order of `sequence`.
+        /// Events, in the order of the store; those of one cgroup on one (node, epoch, cpu) in the order of `sequence`.
         #[prost(message, tag = "2")]
         #[prost_canonical_serde(proto_name = "events", json_name = "events")]
         Events(super::EventList),

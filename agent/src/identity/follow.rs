@@ -1,0 +1,54 @@
+//! The pods of this node from the API server into [`Pods`].
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1 as core;
+use kube::{
+    Api,
+    runtime::watcher::{Config, Event},
+};
+
+use super::{Pods, object};
+use crate::kubernetes::{Kubernetes, watch};
+
+/// Follows the pods that are bound to this node, for ever. Needs the right to list and watch pods.
+pub async fn follow_pods(kubernetes: Kubernetes, pods: Arc<Pods>) {
+    let node = kubernetes.node;
+    let config = Config::default().fields(&format!("spec.nodeName={node}"));
+    let api: Api<core::Pod> = Api::all(kubernetes.client);
+    let mut events = Box::pin(watch(api, config, kubernetes.reach));
+    // Those of the list that is being sent.
+    let mut listed = HashSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(object) => {
+                if let Some(pod) = object::pod(object) {
+                    listed.insert(pod.cgroup_uid.clone());
+                    pods.put(pod);
+                }
+            }
+            Event::InitDone => {
+                for pod in pods.all() {
+                    if !listed.contains(&pod.cgroup_uid) {
+                        pods.remove(&pod.cgroup_uid);
+                    }
+                }
+                pods.note_listed();
+                tracing::info!(node, pods = listed.len(), "the pods of this node are known");
+                listed = HashSet::new();
+            }
+            Event::Apply(object) => {
+                if let Some(pod) = object::pod(object) {
+                    pods.put(pod);
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(pod) = object::pod(object) {
+                    pods.remove(&pod.cgroup_uid);
+                }
+            }
+        }
+    }
+}
