@@ -197,7 +197,7 @@ impl Cluster {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
-                audiences: vec![AUDIENCE.to_owned()],
+                audiences: Some(vec![AUDIENCE.to_owned()]),
                 expiration_seconds: Some(LIFE),
                 bound_object_ref: None,
             },
@@ -211,7 +211,8 @@ impl Cluster {
                 "it takes the right to create serviceaccounts/token",
             )
         })?;
-        let token = answer.status.context("the API server gave no token")?.token;
+        let token = answer.status.and_then(|status| status.token);
+        let token = token.context("the API server gave no token")?;
         let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()
             .map_err(|_| anyhow!("the API server gave a token that is not ASCII"))?;
