@@ -196,14 +196,15 @@ impl Cluster {
         let Account { namespace, name } = &self.account;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
-            spec: TokenRequestSpec {
+            spec: Some(TokenRequestSpec {
                 audiences: Some(vec![AUDIENCE.to_owned()]),
                 expiration_seconds: Some(LIFE),
                 bound_object_ref: None,
-            },
+            }),
             ..TokenRequest::default()
         };
-        let answer = accounts.create_token_request(name, &PostParams::default(), &request);
+        let parameters = PostParams::default();
+        let answer = accounts.create_token_request(name, &parameters, &request);
         let answer = answer.await.map_err(|error| {
             apiserver::refusal(
                 error,
