@@ -226,7 +226,7 @@ fn node(name: &str, member: &Member, reader: &Reader) -> v1::Node {
         } else {
             said.version.clone()
         },
-        connected: member.session.is_some(),
+        connected: member.has_stream(),
         last_seen: Some(member.last_seen.into()),
         ..said
     }
