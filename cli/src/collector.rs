@@ -10,11 +10,14 @@ use ebpf_hello_collector::{
         Door, Limits, Listen, Reload, TlsFiles, check_plain, connections_within, raise_open_files,
     },
     caller::{Authenticate, Trusted},
+    fleet::Peers,
     ingest::Enrol,
     kubernetes::Kubernetes,
+    lease::LeaseOptions,
     log::{DEFAULT_MEMORY, Log, Memory, Nats, NatsOptions, Store, StoreOptions},
     metrics::CollectorMetrics,
     serve::{Collector, Handshake, Listener, Options, serve},
+    status::StatusWriter,
 };
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,15 +113,33 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         max_connections: connections_within(raise_open_files(), defaults.max_connections),
         ..defaults
     };
-    let log = log(arguments).await?;
+    let (log, nats) = log(arguments).await?;
     let enrol = access
         .enrollment
         .map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
     let collector = Collector::new(log, enrol, options);
+    let _peers = nats.map(|nats| Peers::start(&nats, collector.fleet().clone()));
     let (listeners, _socket) = listeners(arguments, access.tls, access.authenticate).await?;
 
     let mut registry = Registry::default();
     CollectorMetrics::register(&mut registry, collector.clone(), env!("CARGO_PKG_VERSION"));
+    let status = kubernetes.map(|kubernetes| {
+        let KubernetesArguments {
+            agent_daemonset,
+            lease,
+            ..
+        } = &arguments.kubernetes;
+        let lease = LeaseOptions::new(lease);
+        StatusWriter::start(
+            &kubernetes,
+            collector.fleet().clone(),
+            agent_daemonset,
+            lease,
+        )
+    });
+    if let Some(status) = &status {
+        status.register(&mut registry);
+    }
     let health: Arc<dyn Health> = Arc::new(Running(collector.clone()));
     let monitor = monitor::serve(arguments.metrics_addr, registry, health).await?;
     tokio::spawn(monitor);
@@ -128,6 +149,10 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         ended = &mut serving => return ended.context("the server panicked")?.context("cannot serve"),
+    }
+    // First: agents that lose their stream because we end are not missing.
+    if let Some(status) = status {
+        status.stop().await;
     }
     collector.stop();
     serving
@@ -148,9 +173,11 @@ async fn kubernetes(arguments: &KubernetesArguments) -> anyhow::Result<Option<Ku
         .map(Some)
 }
 
-async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
+/// The log, and the NATS server if it is there that the log is.
+async fn log(arguments: &CollectorArguments) -> anyhow::Result<(Arc<dyn Log>, Option<Arc<Nats>>)> {
     if arguments.hub.starts_with("nats://") || arguments.hub.starts_with("tls://") {
-        return Ok(Arc::new(nats(arguments).await?));
+        let nats = Arc::new(nats(arguments).await?);
+        return Ok((nats.clone(), Some(nats)));
     }
     if arguments.hub != "memory" {
         bail!(
@@ -158,7 +185,7 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             arguments.hub
         );
     }
-    Ok(match &arguments.store {
+    let log: Arc<dyn Log> = match &arguments.store {
         None => {
             tracing::info!("events are kept in memory only: they are gone when this process ends");
             Arc::new(Memory::new(DEFAULT_MEMORY))
@@ -172,7 +199,8 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             .await
             .context("cannot open the store")?,
         ),
-    })
+    };
+    Ok((log, None))
 }
 
 async fn nats(arguments: &CollectorArguments) -> anyhow::Result<Nats> {

@@ -7,6 +7,7 @@ mod args;
 mod arrival;
 mod check;
 mod client;
+mod cluster;
 mod collector;
 mod connect;
 mod control;

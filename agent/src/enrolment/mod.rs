@@ -277,7 +277,10 @@ impl Enrolment {
             Some(path) => match kept::read_certificates(path).await {
                 // What the collector named itself is enough, should the file be away.
                 Err(error) if kept.is_some_and(|kept| !kept.authorities().is_empty()) => {
-                    tracing::warn!(error = chain(&error), "trusts only what the collector named");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "trusts only what the collector named"
+                    );
                     Vec::new()
                 }
                 more => more?,

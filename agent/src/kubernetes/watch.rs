@@ -165,6 +165,13 @@ where
 fn failure(error: &Error) -> Failure {
     match error {
         Error::WatchFailed(_) | Error::WatchError(_) => Failure::Cut,
+        // Not yet, or not now: as for a definition that is new, whose storage is being made.
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 429 || status.code >= 500 =>
+        {
+            Failure::Away
+        }
         Error::InitialListFailed(kube::Error::Api(_))
         | Error::WatchStartFailed(kube::Error::Api(_))
         | Error::NoResourceVersion => Failure::Refused,

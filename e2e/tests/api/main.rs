@@ -6,7 +6,13 @@
 )]
 
 mod access;
+mod audit;
 mod definitions;
 mod filters;
 mod identity;
+mod lease;
+mod poser;
+mod refused;
+mod scene;
 mod stage;
+mod status;
