@@ -172,6 +172,9 @@ impl Cluster {
             format!(
                 "image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent,collector.service.type=NodePort"
             ),
+            // Two kubelets and their control plane on a few processors: what names a container comes late.
+            "--set".to_owned(),
+            "agent.identityWait=10s".to_owned(),
         ];
         for (place, node) in self.nodes().iter().enumerate() {
             values.extend([

@@ -131,6 +131,24 @@ impl Observer {
             .collect()
     }
 
+    /// The event with what was told later of its cgroup's pod and container: an event does not wait for their names
+    /// longer than `--identity-wait`. Only where identities are observed, too.
+    pub fn identified(&self, event: &Event) -> Event {
+        if !event.text("pod/container/name").is_empty() {
+            return event.clone();
+        }
+        let of_it = |other: &Event| {
+            other.is("identity")
+                && other.text("cgroupId") == event.text("cgroupId")
+                && other.text("node") == event.text("node")
+        };
+        let mut whole = event.clone();
+        if let Some(identity) = self.select(of_it).pop() {
+            whole.0["pod"] = identity.0["pod"].clone();
+        }
+        whole
+    }
+
     /// What it wrote to stderr.
     pub fn complaints(&self) -> String {
         self.errors.lock().unwrap().clone()

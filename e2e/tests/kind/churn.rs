@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env};
 
-use ebpf_hello_e2e::kind::{Cluster, Event};
+use ebpf_hello_e2e::kind::Cluster;
 
 /// Pods: E2E_CHURN, default 40.
 fn pods() -> usize {
@@ -51,26 +51,13 @@ spec:
         }
     });
     let events = observer.await_events("an exec of each", count, |event| event.mentions(&nonce));
-    // What was not known in time follows as an identity of the same cgroup.
-    let late: BTreeMap<String, Event> = observer
-        .select(|event| event.is("identity"))
-        .into_iter()
-        .map(|event| (event.text("cgroupId").to_owned(), event))
-        .collect();
     let mut told = BTreeMap::<String, usize>::new();
     let mut joined = 0;
     for event in &events {
         let number = event.argv()[2].to_owned();
-        let name = match event.text("pod/name") {
-            "" => {
-                joined += 1;
-                let identity = late.get(event.text("cgroupId"));
-                identity
-                    .map(|identity| identity.text("pod/name").to_owned())
-                    .unwrap_or_default()
-            }
-            name => name.to_owned(),
-        };
+        // What was not known in time follows as an identity of the same cgroup.
+        joined += usize::from(event.text("pod/name").is_empty());
+        let name = observer.identified(event).text("pod/name").to_owned();
         assert_eq!(name, format!("p{number}"), "{}", event.line());
         *told.entry(number).or_default() += 1;
     }

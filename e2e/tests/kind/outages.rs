@@ -154,7 +154,7 @@ pub(crate) fn the_api_server_is_away(cluster: &Cluster) {
     let nonce = shop.nonce("apiaway");
     shop.apply_filter("opens", r#"{rules: [{syscalls: [openat], handler: Path}]}"#);
     shop.await_programmed("opens", "2/2");
-    let observer = shop.observe(&["--type", "exec,path"]);
+    let observer = shop.observe(&["--type", "exec", "--type", "path"]);
     start_counting(&shop, &nonce);
     await_more(&observer, &nonce, 3);
     let control_plane = cluster
