@@ -7,9 +7,7 @@ use ebpf_hello_e2e::{
     chart::{Object, RELEASE, render},
 };
 use k8s_openapi::api::{
-    authorization::v1::{
-        ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-    },
+    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     rbac::v1::RoleBinding,
 };
 use kube::{Api, api::PostParams};
@@ -22,7 +20,12 @@ use crate::{
 
 /// Rights of the collector that have other tests: who checks readers and agents asks for them, and who keeps the
 /// authority's keys in the cluster.
-const ELSEWHERE: [&str; 4] = ["tokenreviews", "subjectaccessreviews", "secrets", "configmaps"];
+const ELSEWHERE: [&str; 4] = [
+    "tokenreviews",
+    "subjectaccessreviews",
+    "secrets",
+    "configmaps",
+];
 
 /// One verb on one resource, perhaps of certain objects only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +38,9 @@ struct Right {
 
 fn texts(list: &Value) -> Vec<String> {
     let items = list.as_array().into_iter().flatten();
-    items.map(|item| item.as_str().unwrap().to_owned()).collect()
+    items
+        .map(|item| item.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// What the roles of a name grant.
@@ -82,7 +87,13 @@ impl Right {
 
 /// Applies the chart's accounts and roles, and nothing else of it.
 fn install_accounts(stage: &Scene, objects: &[Object]) {
-    let kinds = ["ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
+    let kinds = [
+        "ServiceAccount",
+        "Role",
+        "ClusterRole",
+        "RoleBinding",
+        "ClusterRoleBinding",
+    ];
     let accounts: Vec<_> = objects
         .iter()
         .filter(|object| kinds.contains(&object["kind"].as_str().unwrap()))
@@ -90,7 +101,9 @@ fn install_accounts(stage: &Scene, objects: &[Object]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": accounts});
     let path = stage.server.directory().join("accounts.json");
     fs::write(&path, list.to_string()).unwrap();
-    stage.server.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+    stage
+        .server
+        .kubectl(&["apply", "-f", path.to_str().unwrap()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,27 +119,39 @@ async fn the_status_writer_uses_what_the_chart_grants_it_and_is_refused_nothing(
     let start = |node: &str| Poser::start(node, stage.server.client(), collector.address);
     let (one, other) = (start("n1"), start("n2"));
     stage.apply("cart", counting("mkdir")).await;
-    stage.await_status("cart", |status| says(status, "2/2")).await;
+    stage
+        .await_status("cart", |status| says(status, "2/2"))
+        .await;
     let cluster = json!({
         "apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "ClusterSyscallFilter",
         "metadata": {"name": "all"}, "spec": counting("mkdirr"),
     });
     let path = stage.server.directory().join("all.json");
     fs::write(&path, cluster.to_string()).unwrap();
-    stage.server.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+    stage
+        .server
+        .kubectl(&["apply", "-f", path.to_str().unwrap()]);
     let path = "jsonpath={.status.conditions[?(@.type==\"Accepted\")].reason}";
     ebpf_hello_e2e::eventually("the cluster filter is refused", async || {
         let said = stage.server.kubectl(&["get", "csf", "all", "-o", path]);
-        if said == "UnknownSyscall" { Ok(()) } else { Err(said) }
+        if said == "UnknownSyscall" {
+            Ok(())
+        } else {
+            Err(said)
+        }
     })
     .await;
     // The same failure again is the same event, counted.
     for _ in 0..2 {
         other.fail(Some(("TablesExhausted", "no table is free")));
-        let (failed, _) = stage.await_status("cart", |status| says(status, "1/2")).await;
+        let (failed, _) = stage
+            .await_status("cart", |status| says(status, "1/2"))
+            .await;
         assert_eq!(condition(&failed, "Programmed").reason, "NodesFailed");
         other.fail(None);
-        stage.await_status("cart", |status| says(status, "2/2")).await;
+        stage
+            .await_status("cart", |status| says(status, "2/2"))
+            .await;
     }
     one.stop().await;
     other.stop().await;
@@ -137,14 +162,21 @@ async fn the_status_writer_uses_what_the_chart_grants_it_and_is_refused_nothing(
     let unused = ebpf_hello_e2e::eventually("every right was used", async || {
         let requests = stage.server.requests();
         let own: Vec<_> = requests.iter().filter(|one| one.user == user).collect();
-        let refused: Vec<_> = own.iter().filter(|one| [401, 403].contains(&one.code)).collect();
+        let refused: Vec<_> = own
+            .iter()
+            .filter(|one| [401, 403].contains(&one.code))
+            .collect();
         assert!(refused.is_empty(), "{refused:#?}");
         let unused: Vec<_> = granted(&objects, account)
             .into_iter()
             .filter(|right| !ELSEWHERE.contains(&right.resource.as_str()))
             .filter(|right| !own.iter().any(|one| right.is_used_by(one)))
             .collect();
-        if unused.is_empty() { Ok(own.len()) } else { Err(format!("{unused:#?}")) }
+        if unused.is_empty() {
+            Ok(own.len())
+        } else {
+            Err(format!("{unused:#?}"))
+        }
     })
     .await;
     println!("{unused} requests of {user}, none refused");
@@ -168,7 +200,10 @@ async fn may_read(stage: &Scene, account: &str, resource: &str, namespace: Optio
         ..SubjectAccessReview::default()
     };
     let reviews: Api<SubjectAccessReview> = Api::all(stage.server.client());
-    let answer = reviews.create(&PostParams::default(), &review).await.unwrap();
+    let answer = reviews
+        .create(&PostParams::default(), &review)
+        .await
+        .unwrap();
     answer.status.unwrap().allowed
 }
 
@@ -186,7 +221,10 @@ async fn reader_roles_allow_what_they_say_and_no_more() {
     });
     let binding: RoleBinding = serde_json::from_value(binding).unwrap();
     let bindings: Api<RoleBinding> = Api::namespaced(stage.server.client(), SHOP);
-    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    bindings
+        .create(&PostParams::default(), &binding)
+        .await
+        .unwrap();
     stage.server.kubectl(&[
         "create",
         "clusterrolebinding",

@@ -75,7 +75,12 @@ impl Scene {
     }
 
     /// The same at a known address.
-    pub(crate) fn collector_at(&self, name: &str, kubeconfig: &Path, address: SocketAddr) -> Collector {
+    pub(crate) fn collector_at(
+        &self,
+        name: &str,
+        kubeconfig: &Path,
+        address: SocketAddr,
+    ) -> Collector {
         let monitor = free_address();
         let process = Process::start(
             name,
@@ -174,7 +179,11 @@ impl Collector {
     /// A path of its monitor: status code and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.monitor).await.unwrap();
+        let mut stream = eventually("the collector's monitor", async || {
+            let connecting = tokio::net::TcpStream::connect(self.monitor);
+            connecting.await.map_err(|error| error.to_string())
+        })
+        .await;
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
