@@ -169,7 +169,11 @@ fn accepted(object: &Object, count: &Count) -> Aspect {
 
 /// What is missing at the end of a sentence.
 fn stop(sentence: &str) -> &'static str {
-    if sentence.ends_with(['.', '?']) { "" } else { "." }
+    if sentence.ends_with(['.', '?']) {
+        ""
+    } else {
+        "."
+    }
 }
 
 fn programmed(object: &Object, count: &Count) -> Aspect {
