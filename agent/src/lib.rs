@@ -16,6 +16,7 @@ mod compiler;
 mod counters;
 mod desired;
 pub mod enrolment;
+pub mod epoch;
 mod event;
 mod flags;
 mod follower;

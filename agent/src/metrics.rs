@@ -16,7 +16,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{Node, Status};
+use crate::{
+    Node, Status,
+    publish::{PublishState, Publisher, StateWatch},
+};
 
 /// Seconds from a changed policy to its table in the kernel.
 const APPLY_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -26,6 +29,10 @@ const APPLY_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 pub struct NodeMetrics {
     filter_apply: Histogram,
 }
+
+/// A publisher's numbers, read when asked.
+#[derive(Debug)]
+pub struct Publishing(StateWatch);
 
 /// The kernel's and the ledger's numbers, read when asked.
 struct AtScrape {
@@ -66,6 +73,20 @@ impl NodeMetrics {
 
 // === impl AtScrape ===
 
+impl AtScrape {
+    fn encode_rings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        family(
+            encoder,
+            "ebpf_hello_ringbuf_bytes",
+            "Bytes that wait in a ring buffer",
+            MetricType::Gauge,
+            (0_u32..)
+                .zip(self.node.ring_bytes_waiting())
+                .map(|(shard, bytes)| ([("shard", shard)], bytes)),
+        )
+    }
+}
+
 impl fmt::Debug for AtScrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtScrape").finish_non_exhaustive()
@@ -79,7 +100,8 @@ impl Collector for AtScrape {
         match status {
             Ok((status, _)) => {
                 *failed = None;
-                encode_status(&status, &mut encoder)
+                encode_status(&status, &mut encoder)?;
+                self.encode_rings(&mut encoder)
             }
             Err(error) => {
                 // The metrics that are missing tell; a scrape that failed as a whole would hide the rest.
@@ -91,6 +113,60 @@ impl Collector for AtScrape {
                 Ok(())
             }
         }
+    }
+}
+
+// === impl Publishing ===
+
+impl Publishing {
+    /// Registers everything `ebpf_hello_…` that a publisher knows.
+    pub fn register(registry: &mut Registry, publisher: &Publisher) {
+        registry.register_collector(Box::new(Publishing(publisher.watch())));
+    }
+}
+
+impl Collector for Publishing {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let PublishState {
+            connected,
+            memory_bytes,
+            spool_bytes,
+            spool_batches,
+            spool_error,
+            ..
+        } = self.0.state();
+        let gauges = [
+            (
+                "ebpf_hello_publisher_connected",
+                "1 while a collector takes what is published",
+                u64::from(connected),
+            ),
+            (
+                "ebpf_hello_publisher_memory_bytes",
+                "Bytes of batches in memory that no collector has acknowledged",
+                memory_bytes as u64,
+            ),
+            (
+                "ebpf_hello_spool_bytes",
+                "Bytes of the spool on disk",
+                spool_bytes,
+            ),
+            (
+                "ebpf_hello_spool_batches",
+                "Batches in the spool",
+                spool_batches as u64,
+            ),
+            (
+                "ebpf_hello_spool_failed",
+                "1 while the spool cannot be opened or written",
+                u64::from(spool_error.is_some()),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
     }
 }
 

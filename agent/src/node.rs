@@ -6,7 +6,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use ebpf_hello_loader::{
@@ -86,6 +86,8 @@ pub struct NodeOptions {
     pub load: Options,
     /// The node's name on events.
     pub node: String,
+    /// The number of this run: greater than that of every earlier one of the node ([`crate::epoch`]).
+    pub epoch: u64,
     /// The policy to start with.
     pub policy: Policy,
     /// What hides secrets in events.
@@ -111,6 +113,7 @@ pub struct Node {
     pub(crate) readiness: Readiness,
     pub(crate) identity: Option<Arc<Identity>>,
     options: NodeOptions,
+    started: SystemTime,
     older_processes: &'static str,
 }
 
@@ -123,6 +126,7 @@ impl Node {
     /// # Errors
     /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
     pub fn start(mut options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
+        let started = SystemTime::now();
         let arch = Arch::host();
         let (mut kernel, reader) = Kernel::load(options.load)?;
         let policies = Arc::new(Policies::default());
@@ -132,7 +136,7 @@ impl Node {
         }
         let origin = Arc::new(Origin {
             node: options.node.clone(),
-            epoch: epoch(),
+            epoch: options.epoch,
             arch,
             policies: Arc::clone(&policies),
             suppressed: Arc::default(),
@@ -199,6 +203,7 @@ impl Node {
             readiness: Readiness::default(),
             identity,
             options,
+            started,
             older_processes,
         };
         Ok((node, events))
@@ -375,7 +380,17 @@ impl Node {
         &self.options.node
     }
 
-    /// The agent's run on its node: the microsecond since 1970 at which it began.
+    /// Bytes that wait in each ring buffer, in the order of the shards.
+    pub(crate) fn ring_bytes_waiting(&self) -> impl Iterator<Item = u64> {
+        self.received.waiting()
+    }
+
+    /// When it was started.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The agent's run on its node, as [`NodeOptions`] had it.
     pub fn epoch(&self) -> u64 {
         self.origin.epoch
     }
@@ -563,14 +578,5 @@ fn spawn(
         .map_err(|error| AgentError::Thread {
             name: "ring-reader",
             error,
-        })
-}
-
-/// New and ordered at every start of a node's agent: microseconds since 1970.
-fn epoch() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
         })
 }

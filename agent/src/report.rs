@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use ebpf_hello_loader::{Counts, ProgramStatus};
 use ebpf_hello_policy::Arch;
-use ebpf_hello_proto::{Timestamp, v1};
+use ebpf_hello_proto::v1;
 
 use crate::{
     AgentError, Node, Status,
@@ -47,10 +47,7 @@ impl Node {
             kernel: text(machine.release()),
             architecture: text(machine.machine()),
             cpus: u32::try_from(status.sequences.len()).unwrap_or(u32::MAX),
-            // The epoch is the microsecond of the start.
-            started: Some(Timestamp::from_unix_nanos(
-                self.epoch().saturating_mul(1_000),
-            )),
+            started: Some(self.started().into()),
             sys_enter_attached: status.sys_enter_attached,
             sys_exit_attached: status.sys_exit_attached,
             tables_capacity: status.tables.capacity,

@@ -6,6 +6,8 @@
 //! rounds.rs    every variant once per round, in random order; ratios within a round
 //! syscalls.rs  variants: nothing, an empty program, policies       processes.rs  variants: process events
 //! latency.rs   the product from the outside: edits, first record, last of a burst     product.rs
+//! delivery.rs  through a collector: throughput, its cost, delays     publisher.rs  consumer.rs  pipeline.rs
+//! fleet/       how many agents a collector carries: a subcommand, no part of a whole run
 //! workload.rs  the generator, pinned, that makes and times the calls
 //! statistics.rs   results.rs (JSON)   page.rs (docs/PERFORMANCE.md)   machine.rs   executable.rs
 //! ```
@@ -13,13 +15,18 @@
 #![allow(unreachable_pub, reason = "an executable exports nothing")]
 
 mod cgroup;
+mod consumer;
+mod delivery;
 mod executable;
+mod fleet;
 mod latency;
 mod machine;
 mod page;
+mod pipeline;
 mod policies;
 mod processes;
 mod product;
+mod publisher;
 mod results;
 mod rounds;
 mod statistics;
@@ -30,9 +37,14 @@ mod workload;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-use crate::{latency::Extent, results::Measurement, rounds::Plan, suite::Selection};
+use crate::{
+    consumer::ConsumerArguments,
+    fleet::{FleetArguments, agents::AgentsArguments},
+    latency::Extent, publisher::PublisherArguments,
+    results::Measurement, rounds::Plan, suite::Selection,
+};
 
 /// Where figures go that are not those of a whole run; git ignores it.
 const PARTIAL: &str = "bench/results/partial.json";
@@ -61,6 +73,24 @@ struct Arguments {
     /// Write the tables into this page, between its markers.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What this executable is when it started itself.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Publishes events that no kernel made.
+    #[command(hide = true)]
+    Publisher(PublisherArguments),
+    /// Decodes what comes from a collector.
+    #[command(hide = true)]
+    Consumer(ConsumerArguments),
+    /// Runs the agents of many nodes, all but their kernels, against one collector, which is killed in between.
+    Fleet(FleetArguments),
+    /// Runs these agents.
+    #[command(hide = true)]
+    Agents(AgentsArguments),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +104,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    match &arguments.role {
+        Some(Role::Publisher(arguments)) => return publisher::run(arguments),
+        Some(Role::Consumer(arguments)) => return consumer::run(arguments),
+        Some(Role::Fleet(arguments)) => return fleet::run(arguments),
+        Some(Role::Agents(arguments)) => return fleet::agents::run(arguments),
+        None => {}
+    }
     ensure!(
         rustix::process::geteuid().is_root(),
         "it loads eBPF programs: run it as root"
@@ -95,6 +132,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     measurements.extend(processes::measure(&selection, plan, &place).context("processes")?);
     measurements
         .extend(latency::measure(&selection, Extent::new(arguments.quick)).context("latencies")?);
+
+    let extent = delivery::Extent::new(arguments.quick);
+    measurements.extend(delivery::measure(&selection, extent).context("deliveries")?);
 
     print!("{}", page::text(&measurements));
     results::write(&results, &measurements)?;

@@ -9,7 +9,15 @@ use crate::results::Measurement;
 /// What stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is ours.
 const MACHINE: &str = "machine";
 /// The sections, by the first part of the names in them.
-const SECTIONS: [&str; 4] = ["syscall", "process", "edit", "record"];
+const SECTIONS: [&str; 7] = [
+    "syscall",
+    "process",
+    "edit",
+    "record",
+    "throughput",
+    "cpu",
+    "latency",
+];
 
 /// Every figure in columns.
 pub(crate) fn text(measurements: &[Measurement]) -> String {
@@ -80,6 +88,8 @@ fn table(measurements: &[Measurement]) -> String {
 fn row(measurement: &Measurement) -> [String; 7] {
     let figure = |figure: f64| match measurement.unit {
         "ms" => format!("{figure:.2}"),
+        "s" => format!("{figure:.3}"),
+        "events/s" => format!("{figure:.0}"),
         _ => format!("{figure:.1}"),
     };
     let optional = |figure: Option<f64>| figure.map_or_else(String::new, |f| format!("{f:.3}"));

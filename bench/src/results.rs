@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Measurement {
     pub(crate) name: &'static str,
-    /// `ns`, `us` or `ms`.
+    /// `ns`, `us`, `ms` or `s`, of which less is better; `events/s`, of which more is.
     pub(crate) unit: &'static str,
     pub(crate) median: f64,
     pub(crate) min: f64,
@@ -22,7 +22,7 @@ pub(crate) struct Measurement {
     /// Median over the rounds of this figure by the baseline's in the same round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratio: Option<f64>,
-    /// The most that `ratio`, or without one `median`, should be.
+    /// The most that `ratio`, or without one `median`, should be; of `events/s`, the least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<f64>,
 }
@@ -32,7 +32,11 @@ pub(crate) struct Measurement {
 impl Measurement {
     /// Whether the target is kept; `None` without one.
     pub(crate) fn is_kept(&self) -> Option<bool> {
-        Some(self.ratio.unwrap_or(self.median) <= self.target?)
+        let (figure, target) = (self.ratio.unwrap_or(self.median), self.target?);
+        Some(match self.unit {
+            "events/s" => figure >= target,
+            _ => figure <= target,
+        })
     }
 
     fn rounded(&self) -> Self {
@@ -114,5 +118,14 @@ mod tests {
         assert_eq!(kept(Some(1.501), 1.0, Some(1.5)), Some(false));
         assert_eq!(kept(None, 9.0, Some(5.0)), Some(false));
         assert_eq!(kept(Some(1.0), 1.0, None), None);
+        let rate = |median| Measurement {
+            unit: "events/s",
+            ratio: None,
+            median,
+            target: Some(1e6),
+            ..measurement()
+        };
+        assert_eq!(rate(9e5).is_kept(), Some(false));
+        assert_eq!(rate(1.1e6).is_kept(), Some(true));
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 
-use crate::{latency, processes, syscalls, workload::Slice};
+use crate::{delivery, latency, processes, syscalls, workload::Slice};
 
 /// Something attached, and a loop that is timed meanwhile.
 pub(crate) struct Variant<S> {
@@ -74,7 +74,10 @@ fn names() -> impl Iterator<Item = &'static str> {
     let processes = processes::variants()
         .into_iter()
         .map(|variant| variant.name);
-    syscalls.chain(processes).chain(latency::names())
+    syscalls
+        .chain(processes)
+        .chain(latency::names())
+        .chain(delivery::names())
 }
 
 /// The place of a baseline among its variants.

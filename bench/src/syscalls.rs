@@ -144,6 +144,7 @@ pub(crate) fn measure(
 impl Syscalls {
     fn start(place: &Place) -> anyhow::Result<Self> {
         let options = NodeOptions {
+            epoch: ebpf_hello_agent::epoch::from_clock(),
             load: Options {
                 ring_size: RING_BYTES,
                 process_events: false,

@@ -15,10 +15,13 @@ use clap::Args;
 use ebpf_hello_agent::{
     Batch, Node, NodeOptions, Policy, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
+    epoch,
     identity::Pods,
     kubernetes::FilterWatch,
-    metrics::NodeMetrics,
-    publish::{Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions},
+    metrics::{NodeMetrics, Publishing},
+    publish::{
+        Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions, spooled_epoch,
+    },
 };
 use ebpf_hello_loader::Exclusion;
 use prometheus_client::registry::Registry;
@@ -119,6 +122,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
             ..arguments.node.load_options(Exclusion::SelfOnly)?
         },
         node: name,
+        epoch: run_epoch(arguments),
         policy: match &mut filters {
             Some(filters) => filters.policy(),
             None => Policy::of(filters::load(&arguments.filters)?),
@@ -158,18 +162,30 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
     result
 }
 
-fn publish_options(arguments: &AgentArguments, node: &Node) -> PublishOptions {
-    let directory = match &arguments.spool {
+fn spool_directory(arguments: &AgentArguments) -> Option<PathBuf> {
+    match &arguments.spool {
         None => Some(arguments.state_dir.join("spool")),
         Some(directory) if directory == Path::new("none") => None,
         Some(directory) => Some(directory.clone()),
-    };
+    }
+}
+
+/// The number of this run. Where none can be kept it is the clock's: good as long as that is not set back.
+fn run_epoch(arguments: &AgentArguments) -> u64 {
+    let spooled = spool_directory(arguments).and_then(|directory| spooled_epoch(&directory));
+    epoch::next(&arguments.state_dir, spooled).unwrap_or_else(|error| {
+        tracing::error!(%error, "the number of this run is the clock's: nothing is published should that have been set back");
+        spooled.map_or(1, |spooled| spooled.saturating_add(1)).max(epoch::from_clock())
+    })
+}
+
+fn publish_options(arguments: &AgentArguments, node: &Node) -> PublishOptions {
     PublishOptions {
         node: node.name().to_owned(),
         epoch: node.epoch(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         memory: MEMORY,
-        spool: directory.map(|directory| SpoolOptions {
+        spool: spool_directory(arguments).map(|directory| SpoolOptions {
             directory,
             bytes: arguments.spool_size.as_u64(),
         }),
@@ -257,6 +273,7 @@ async fn watch(
     let mut user = signal(SignalKind::user_defined1()).context("cannot handle SIGUSR1")?;
     let mut registry = Registry::default();
     let metrics = NodeMetrics::register(&mut registry, Arc::clone(node), env!("CARGO_PKG_VERSION"));
+    Publishing::register(&mut registry, publisher);
     tokio::spawn(monitor::serve(arguments.metrics_addr, registry, Arc::clone(node) as _).await?);
     let mut watcher = Watcher::new(&arguments.filters)?;
     let programmed = Arc::new(Notify::new());

@@ -1,5 +1,6 @@
 //! `ebpf-hello`: the one binary. Commands are modules; this only parses and dispatches.
 
+mod access;
 mod agent;
 mod apiserver;
 mod args;

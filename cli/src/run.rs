@@ -6,7 +6,7 @@
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ebpf_hello_agent::{Node, NodeOptions, Policy, Redactor};
+use ebpf_hello_agent::{Node, NodeOptions, Policy, Redactor, epoch};
 use ebpf_hello_loader::Exclusion;
 use ebpf_hello_policy::{Arch, DefaultAction, Filter, builtin};
 use ebpf_hello_proto::v1::Counters;
@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let options = NodeOptions {
         load: arguments.node.load_options(Exclusion::SelfAndAncestors)?,
         node: host_name(),
+        epoch: epoch::from_clock(),
         policy: Policy::of(filters(arguments)?),
         redactor: Redactor::new(&arguments.node.redact)?,
         identity: None,

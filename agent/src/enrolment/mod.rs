@@ -274,7 +274,17 @@ impl Enrolment {
 
     async fn channel(&self, kept: Option<&Kept>) -> Result<Channel, EnrolmentError> {
         let more = match &self.options.authorities {
-            Some(path) => kept::read_certificates(path).await?,
+            Some(path) => match kept::read_certificates(path).await {
+                // What the collector named itself is enough, should the file be away.
+                Err(error) if kept.is_some_and(|kept| !kept.authorities().is_empty()) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "trusts only what the collector named"
+                    );
+                    Vec::new()
+                }
+                more => more?,
+            },
             None => Vec::new(),
         };
         let config = tls::config(kept, more, &self.options)?;

@@ -15,6 +15,7 @@ mod backlog;
 mod batcher;
 mod dictionary;
 mod retry;
+mod segment;
 mod shared;
 mod spool;
 mod spooler;
@@ -39,7 +40,7 @@ use self::{
 use crate::{Accounts, Batch, Outcome};
 
 pub use self::{
-    spool::{SpoolError, SpoolOptions},
+    spool::{SpoolError, SpoolOptions, spooled_epoch},
     stream::{Connect, ConnectError},
 };
 
@@ -94,6 +95,10 @@ pub struct PublishState {
     /// Why the spool cannot be used.
     pub spool_error: Option<String>,
 }
+
+/// Tells what a publisher is doing, for as long as anybody wants to know.
+#[derive(Clone, Debug)]
+pub struct StateWatch(Arc<Shared>);
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,16 +203,13 @@ impl Publisher {
 
     /// What it is doing now.
     pub fn state(&self) -> PublishState {
-        let state = self.shared.state();
-        PublishState {
-            connected: state.connected,
-            error: state.error.clone(),
-            unacknowledged: state.backlog.unacknowledged(),
-            memory_bytes: state.backlog.memory_bytes(),
-            spool_bytes: state.spool_bytes,
-            spool_batches: state.spool_batches,
-            spool_error: state.spool_error.clone(),
-        }
+        self.watch().state()
+    }
+
+    /// The same for others, who need not have the publisher.
+    #[must_use]
+    pub fn watch(&self) -> StateWatch {
+        StateWatch(Arc::clone(&self.shared))
     }
 
     /// Ends: sends what is left and waits for the collector to have it, at most so long, then leaves the rest in the
@@ -253,6 +255,25 @@ impl Publisher {
         }
         Drained {
             spooled: self.shared.state().left_in_spool,
+        }
+    }
+}
+
+// === impl StateWatch ===
+
+impl StateWatch {
+    /// What the publisher is doing now.
+    #[must_use]
+    pub fn state(&self) -> PublishState {
+        let state = self.0.state();
+        PublishState {
+            connected: state.connected,
+            error: state.error.clone(),
+            unacknowledged: state.backlog.unacknowledged(),
+            memory_bytes: state.backlog.memory_bytes(),
+            spool_bytes: state.spool_bytes,
+            spool_batches: state.spool_batches,
+            spool_error: state.spool_error.clone(),
         }
     }
 }

@@ -1,45 +1,44 @@
 //! Batches on disk, while the collector is away for longer than memory lasts.
 //!
-//! Two keyspaces under one key, epoch and number as big-endian integers: `index` says what a batch holds and its
-//! checksum, `batches` its bytes. They are apart so that damage to the bytes leaves what is needed to tell exactly
-//! what was lost. A write has reached the kernel when it returns: it survives a kill of the process; a power cut
-//! can take the last second.
+//! A directory of [segments](super::segment), each named after the first batch in it, and removed when the last of
+//! them is acknowledged. A write has reached the kernel when it returns: it survives a kill of the process; a power
+//! cut can take the last second. Damage costs the batches it hits, which are then told as lost; it never keeps the
+//! spool from being opened.
 
 use std::{
     collections::BTreeMap,
-    fs::DirBuilder,
+    fs::{DirBuilder, File, OpenOptions},
     io,
     ops::Bound,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
 };
-
-use bytes::Bytes;
-use ebpf_hello_loader::abi::HANDLERS;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
-use prost::Message as _;
 
 use super::{
     backlog::{Encoded, Key},
+    segment::{self, Frame, Part},
     tally::{Span, Tally},
 };
 
-/// Bytes gathered in memory before a table is written.
-const MEMTABLE: u64 = 4 << 20;
-/// Blocks read that are kept: each batch is read once.
-const CACHE: u64 = 1 << 20;
-/// The least the library allows.
-const JOURNALS: u64 = 64 << 20;
-/// Batches in the spool, at most: the keys are in memory.
+/// Segments of a full spool: room comes back by so much at once.
+const SEGMENTS: u64 = 32;
+/// Bytes after which a segment gets no further batch.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=8 << 20;
+/// Batches in the spool, at most: what is known of them is in memory.
 const BATCHES: usize = 1 << 17;
+/// Batches that are told one by one when a stretch of a segment cannot be read.
+const TOLD_MOST: u64 = 4096;
+const SUFFIX: &str = ".segment";
+const LOCK: &str = "lock";
+/// Holds the last batch that was acknowledged: its segment is there until the others in it are too.
+const ACKNOWLEDGED: &str = "acknowledged";
 
 /// Where and how much.
 #[derive(Clone, Debug)]
 pub struct SpoolOptions {
     /// A directory of its own; made if it is not there, with mode 0700.
     pub directory: PathBuf,
-    /// Bytes of batches, as encoded. On disk it can be up to about twice as much while the spool is being emptied,
-    /// plus journals of at most 64 MiB.
+    /// Bytes on disk, at most. A 32nd of them can be taken by batches that were acknowledged.
     pub bytes: u64,
 }
 
@@ -57,16 +56,19 @@ pub enum SpoolError {
         #[source]
         error: io::Error,
     },
-    /// What is in it.
-    #[error("cannot {what} the spool in {directory}: {error}")]
-    Store {
+    /// Another process uses it.
+    #[error("cannot use {0} as spool: another agent uses it; expected one for each agent")]
+    Locked(PathBuf),
+    /// A file in it.
+    #[error("cannot {what} {path} of the spool: {error}")]
+    File {
         /// What was tried.
         what: &'static str,
-        /// Its directory.
-        directory: PathBuf,
+        /// Its path.
+        path: PathBuf,
         /// Why.
         #[source]
-        error: Box<fjall::Error>,
+        error: io::Error,
     },
 }
 
@@ -82,9 +84,17 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) struct Spool {
     options: SpoolOptions,
-    store: Store,
+    /// Held while this is open.
+    _lock: File,
+    /// By the first batch in them.
+    segments: BTreeMap<Key, Segment>,
     /// What there is.
-    entries: BTreeMap<Key, Size>,
+    entries: BTreeMap<Key, Entry>,
+    writing: Option<Writing>,
+    /// The segment that was read last.
+    reading: Option<(Key, File)>,
+    /// The batch that was written last.
+    before: Option<(Key, Tally)>,
     bytes: u64,
     /// The last one that was read.
     read: Option<Key>,
@@ -92,30 +102,46 @@ pub(super) struct Spool {
     read_entries: usize,
 }
 
-struct Store {
-    database: Database,
-    index: Keyspace,
-    batches: Keyspace,
+#[derive(Debug, Default)]
+struct Segment {
+    bytes: u64,
+    /// Entries that are in it.
+    entries: usize,
 }
 
-/// Of one batch.
-#[derive(Clone, Copy, Debug, Default)]
-struct Size {
-    bytes: u64,
+#[derive(Debug)]
+struct Entry {
+    segment: Key,
+    place: Place,
     events: u64,
 }
 
-/// A batch's row in the index.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Row {
-    #[prost(uint64, repeated, tag = "1")]
-    counts: Vec<u64>,
-    #[prost(message, repeated, tag = "2")]
-    spans: Vec<Span>,
-    #[prost(fixed32, tag = "3")]
-    checksum: u32,
-    #[prost(uint64, tag = "4")]
-    bytes: u64,
+#[derive(Debug)]
+enum Place {
+    At {
+        offset: u64,
+        length: usize,
+    },
+    /// It cannot be read: what is known of it.
+    Lost(Box<Tally>),
+}
+
+/// The segment that batches are written to.
+#[derive(Debug)]
+struct Writing {
+    segment: Key,
+    file: File,
+    path: PathBuf,
+    length: u64,
+    /// The directory does not have it on disk yet.
+    is_new: bool,
+}
+
+/// The newest run that left batches in a spool; `None` without any, or where it cannot be read.
+#[must_use]
+pub fn spooled_epoch(directory: &Path) -> Option<u64> {
+    let segments = list(directory).ok()?;
+    segments.last().map(|newest| newest.epoch)
 }
 
 // === impl Spool ===
@@ -124,58 +150,156 @@ impl Spool {
     /// Opens or makes it. What an earlier run left is there to be read.
     pub(super) fn open(options: SpoolOptions) -> Result<Self, SpoolError> {
         let directory = &options.directory;
-        prepare(directory).map_err(|error| SpoolError::Directory {
+        let unusable = |error| SpoolError::Directory {
             directory: directory.clone(),
             error,
-        })?;
-        let store = Store::open(&options).map_err(|error| options.failed("open", error))?;
+        };
+        prepare(directory).map_err(unusable)?;
+        let lock = private().open(directory.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(SpoolError::Locked(directory.clone()));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(unusable(error)),
+        }
+        let segments = list(directory).map_err(unusable)?;
         let mut spool = Spool {
-            store,
+            _lock: lock,
+            segments: BTreeMap::new(),
             entries: BTreeMap::new(),
+            writing: None,
+            reading: None,
+            before: None,
             bytes: 0,
             read: None,
             read_entries: 0,
             options,
         };
-        spool.list()?;
-        Ok(spool)
-    }
-
-    /// Closes it: after a failed write the library refuses all others until it is opened again. Gives back what
-    /// [`Spool::open_after`] needs.
-    pub(super) fn close(self) -> (SpoolOptions, Option<Key>) {
-        (self.options, self.read)
-    }
-
-    /// Opens it as one of which everything up to `read` was read.
-    pub(super) fn open_after(options: SpoolOptions, read: Option<Key>) -> Result<Self, SpoolError> {
-        let mut spool = Self::open(options)?;
-        spool.read = read;
-        spool.read_entries = read.map_or(0, |read| spool.entries.range(..=read).count());
-        Ok(spool)
-    }
-
-    fn list(&mut self) -> Result<(), SpoolError> {
-        for guard in self.store.index.iter() {
-            let (key, row) = guard
-                .into_inner()
-                .map_err(|error| self.options.failed("list", error))?;
-            let Some(key) = Key::decode(&key) else {
-                continue;
-            };
-            // Of a row that cannot be read the reader tells.
-            let size = Row::decode(&*row).map_or(Size::default(), |row| Size {
-                bytes: row.bytes,
-                events: row.spans.iter().map(|span| span.events).sum(),
-            });
-            self.bytes += size.bytes;
-            self.entries.insert(key, size);
+        spool.recover(segments);
+        if let Some(last) = spool.acknowledged() {
+            spool.remove(last)?;
         }
-        Ok(())
+        Ok(spool)
     }
 
-    pub(super) fn options(&self) -> &SpoolOptions {
-        &self.options
+    /// Finds what is in the segments.
+    fn recover(&mut self, segments: Vec<Key>) {
+        // A stretch that holds no frame, and the batch that it begins with.
+        let mut damage: Option<(Key, Key)> = None;
+        for first in segments {
+            if let Some((segment, from)) = damage.take() {
+                self.miss(segment, from, first);
+            }
+            let path = self.path(first);
+            let bytes = std::fs::read(&path).unwrap_or_else(|error| {
+                tracing::error!(path = %path.display(), %error, "a segment of the spool cannot be read");
+                Vec::new()
+            });
+            let parts = segment::scan(&bytes);
+            // One that ended before its first batch was written.
+            let is_empty = std::fs::metadata(&path).is_ok_and(|file| file.len() == 0);
+            self.segments.insert(
+                first,
+                Segment {
+                    bytes: bytes.len() as u64,
+                    entries: 0,
+                },
+            );
+            self.bytes += bytes.len() as u64;
+            let mut next = first;
+            if parts.is_empty() && !is_empty {
+                damage = Some((first, next));
+            }
+            for part in parts {
+                match part {
+                    Part::Damage => damage = Some((first, next)),
+                    Part::Frame(frame) => {
+                        if let Some((segment, from)) = damage.take() {
+                            self.miss(segment, from, frame.key);
+                        }
+                        next = frame.key.next();
+                        self.found(first, frame);
+                    }
+                }
+            }
+        }
+        if let Some((segment, from)) = damage {
+            self.miss(segment, from, from.next());
+        }
+        self.remove_segments().unwrap_or_else(|error| {
+            tracing::warn!(%error, "an empty segment of the spool stays");
+        });
+    }
+
+    fn found(&mut self, segment: Key, frame: Frame) {
+        if let Some((key, tally)) = frame.before
+            && let Some(Entry {
+                place: Place::Lost(known),
+                events,
+                ..
+            }) = self.entries.get_mut(&key)
+        {
+            *events = tally.events();
+            **known = tally;
+        }
+        let entry = Entry {
+            segment,
+            place: Place::At {
+                offset: frame.offset as u64,
+                length: frame.length,
+            },
+            events: frame.tally.events(),
+        };
+        self.insert(frame.key, entry);
+    }
+
+    /// Notes that the batches from one up to, and without, another cannot be read.
+    fn miss(&mut self, segment: Key, from: Key, to: Key) {
+        let end = if from.epoch == to.epoch {
+            to.number.min(from.number + TOLD_MOST)
+        } else {
+            from.number + 1
+        };
+        for number in from.number..end {
+            let key = Key {
+                epoch: from.epoch,
+                number,
+            };
+            let entry = Entry {
+                segment,
+                place: Place::Lost(Box::default()),
+                events: 0,
+            };
+            self.insert(key, entry);
+        }
+        tracing::error!(
+            segment = %self.path(segment).display(),
+            epoch = from.epoch,
+            first = from.number,
+            batches = end.saturating_sub(from.number),
+            "a segment of the spool is damaged: what it held there is lost"
+        );
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        if let Some(segment) = self.segments.get_mut(&entry.segment) {
+            segment.entries += 1;
+        }
+        if let Some(before) = self.entries.insert(key, entry) {
+            self.forget(&before);
+        }
+    }
+
+    fn forget(&mut self, entry: &Entry) {
+        if let Some(segment) = self.segments.get_mut(&entry.segment) {
+            segment.entries -= 1;
+        }
+    }
+
+    fn path(&self, segment: Key) -> PathBuf {
+        let name = format!("{:020}-{:020}{SUFFIX}", segment.epoch, segment.number);
+        self.options.directory.join(name)
     }
 
     /// Whether there is room for a batch.
@@ -183,104 +307,222 @@ impl Spool {
         self.bytes + batch.bytes.len() as u64 <= self.options.bytes && self.entries.len() < BATCHES
     }
 
-    /// Writes a batch. On an error it is not in the spool, and nothing can be written before it is opened
-    /// again; it can still be read.
+    /// Writes a batch. On an error it is not in the spool; another try may succeed.
     pub(super) fn write(&mut self, batch: &Encoded) -> Result<(), SpoolError> {
-        let bytes = batch.bytes.len() as u64;
-        let row = Row {
-            counts: batch.tally.counts.to_vec(),
-            spans: batch.tally.spans.clone(),
-            checksum: crc32fast::hash(&batch.bytes),
-            bytes,
-        };
-        let key = batch.key.encode();
-        let mut write = self.store.database.batch();
-        write.insert(&self.store.index, key, row.encode_to_vec());
-        write.insert(&self.store.batches, key, &batch.bytes[..]);
-        write
-            .commit()
-            .map_err(|error| self.options.failed("write", error))?;
-        let size = Size {
-            bytes,
+        let head = segment::encode(batch.key, &batch.tally, self.before.as_ref(), &batch.bytes);
+        let length = head.len() + batch.bytes.len();
+        let writing = self.segment_for(batch.key)?;
+        let (segment, offset) = (writing.segment, writing.length);
+        let written = writing.file.write_all_at(&head, offset).and_then(|()| {
+            writing
+                .file
+                .write_all_at(&batch.bytes, offset + head.len() as u64)
+        });
+        if let Err(error) = written {
+            // Half a frame takes room that there is none of. Should it stay, the next one is written over it.
+            let _ = writing.file.set_len(offset);
+            return Err(SpoolError::File {
+                what: "write",
+                path: writing.path.clone(),
+                error,
+            });
+        }
+        writing.length += length as u64;
+        self.bytes += length as u64;
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.bytes += length as u64;
+        }
+        let entry = Entry {
+            segment,
+            place: Place::At { offset, length },
             events: batch.tally.events(),
         };
-        if let Some(before) = self.entries.insert(batch.key, size) {
-            self.bytes -= before.bytes;
-        }
-        self.bytes += bytes;
+        self.insert(batch.key, entry);
+        self.before = Some((batch.key, batch.tally.clone()));
         Ok(())
+    }
+
+    /// The segment at hand, or a new one that begins with `key`.
+    fn segment_for(&mut self, key: Key) -> Result<&mut Writing, SpoolError> {
+        let most =
+            (self.options.bytes / SEGMENTS).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        if let Some(full) = self.writing.take_if(|writing| writing.length >= most) {
+            full.sync(&self.options.directory)?;
+        }
+        let writing = match self.writing.take() {
+            Some(writing) => writing,
+            None => {
+                let path = self.path(key);
+                // It may have been removed by whoever cleans up.
+                let file = prepare(&self.options.directory)
+                    .and_then(|()| private().create_new(true).open(&path))
+                    .map_err(|error| SpoolError::File {
+                        what: "make",
+                        path: path.clone(),
+                        error,
+                    })?;
+                self.segments.insert(key, Segment::default());
+                Writing {
+                    segment: key,
+                    file,
+                    path,
+                    length: 0,
+                    is_new: true,
+                }
+            }
+        };
+        Ok(self.writing.insert(writing))
     }
 
     /// The oldest batch that was not read; `None` when all were.
     pub(super) fn read(&mut self) -> Option<Read> {
         let start = self.read.map_or(Bound::Unbounded, Bound::Excluded);
-        let (&key, _) = self.entries.range((start, Bound::Unbounded)).next()?;
+        let (&key, entry) = self.entries.range((start, Bound::Unbounded)).next()?;
         self.read = Some(key);
         self.read_entries += 1;
-        let row = self.store.index.get(key.encode()).ok().flatten();
-        let row = row.and_then(|row| Row::decode(&*row).ok());
-        let bytes = self.store.batches.get(key.encode()).ok().flatten();
-        let Some(row) = row else {
-            return Some(Read::Damaged(key, Tally::default()));
+        let (segment, events) = (entry.segment, entry.events);
+        let (offset, length) = match &entry.place {
+            Place::Lost(tally) => return Some(Read::Damaged(key, (**tally).clone())),
+            Place::At { offset, length } => (*offset, *length),
         };
-        let intact = bytes.filter(|bytes| crc32fast::hash(bytes) == row.checksum);
-        let tally = row.tally();
-        Some(match intact {
-            Some(bytes) => Read::Batch(Encoded {
-                key,
-                bytes: Bytes::copy_from_slice(&bytes),
-                tally,
-                spooled: true,
-            }),
-            None => Read::Damaged(key, tally),
+        let bytes = self.bytes_at(segment, offset, length).unwrap_or_else(|error| {
+            tracing::error!(path = %self.path(segment).display(), %error, "a segment of the spool cannot be read");
+            Vec::new()
+        });
+        let frame = segment::frame(&bytes, 0).filter(|frame| frame.key == key);
+        Some(match frame {
+            Some(frame) => match segment::batch(&bytes) {
+                Some(bytes) => Read::Batch(Encoded {
+                    key,
+                    bytes,
+                    tally: frame.tally,
+                    spooled: true,
+                }),
+                None => Read::Damaged(key, frame.tally),
+            },
+            None => Read::Damaged(key, self.tally_behind(key).unwrap_or(of(events))),
         })
+    }
+
+    /// What a batch held, as the frame behind it has it.
+    fn tally_behind(&mut self, key: Key) -> Option<Tally> {
+        let (_, entry) = self.entries.range(key.next()..).next()?;
+        let Place::At { offset, length } = entry.place else {
+            return None;
+        };
+        let bytes = self.bytes_at(entry.segment, offset, length).ok()?;
+        let (before, tally) = segment::frame(&bytes, 0)?.before?;
+        (before == key).then_some(tally)
+    }
+
+    /// Bytes of a segment; fewer where it ends before.
+    fn bytes_at(&mut self, segment: Key, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let file = match self.reading.take_if(|(open, _)| *open == segment) {
+            Some((_, file)) => file,
+            None => File::open(self.path(segment))?,
+        };
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        self.reading = Some((segment, file));
+        Ok(bytes)
     }
 
     /// Forgets every batch up to and with `last`.
     pub(super) fn remove(&mut self, last: Key) -> Result<(), SpoolError> {
-        let keep = match self
-            .entries
-            .range((Bound::Excluded(last), Bound::Unbounded))
-            .next()
-        {
-            Some((key, _)) => self.entries.split_off(&key.clone()),
-            None => BTreeMap::new(),
-        };
+        let keep = self.entries.split_off(&last.next());
         let gone = std::mem::replace(&mut self.entries, keep);
         if gone.is_empty() {
             return Ok(());
         }
-        self.bytes -= gone.values().map(|size| size.bytes).sum::<u64>();
+        for entry in gone.values() {
+            self.forget(entry);
+        }
         // What is gone need not be read any more.
         let read = self.read.map_or(last, |read| read.max(last));
         self.read = Some(read);
         self.read_entries = self.entries.range(..=read).count();
-        let failed = |error| self.options.failed("empty", error);
         if self.entries.is_empty() {
-            // Gives the disk back at once; removals do so only when tables are merged.
-            self.store.index.clear().map_err(failed)?;
-            return self.store.batches.clear().map_err(failed);
+            self.writing = None;
         }
-        let mut write = self.store.database.batch();
-        for key in gone.keys() {
-            write.remove(&self.store.index, key.encode());
-            write.remove(&self.store.batches, key.encode());
+        self.remove_segments()?;
+        if self.entries.is_empty() {
+            return Ok(());
         }
-        write.commit().map_err(failed)
+        self.note_acknowledged(last)
+    }
+
+    /// Removes the segments that nothing is left in.
+    fn remove_segments(&mut self) -> Result<(), SpoolError> {
+        let writing = self.writing.as_ref().map(|writing| writing.segment);
+        let empty: Vec<Key> = self
+            .segments
+            .iter()
+            .filter(|(key, segment)| segment.entries == 0 && Some(**key) != writing)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in empty {
+            let path = self.path(key);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(SpoolError::File {
+                        what: "remove",
+                        path,
+                        error,
+                    });
+                }
+                _ => {}
+            }
+            self.reading.take_if(|(open, _)| *open == key);
+            self.bytes -= self
+                .segments
+                .remove(&key)
+                .map_or(0, |segment| segment.bytes);
+        }
+        Ok(())
+    }
+
+    /// Not synced: should it be lost, some batches are sent again, and known to the collector.
+    fn note_acknowledged(&self, last: Key) -> Result<(), SpoolError> {
+        let path = self.options.directory.join(ACKNOWLEDGED);
+        let written = private()
+            .open(&path)
+            .and_then(|file| file.write_all_at(&last.to_record(), 0));
+        written.map_err(|error| SpoolError::File {
+            what: "write",
+            path,
+            error,
+        })
+    }
+
+    fn acknowledged(&self) -> Option<Key> {
+        let record = std::fs::read(self.options.directory.join(ACKNOWLEDGED)).ok()?;
+        Key::of_record(&record)
     }
 
     /// Waits until the disk has everything.
-    pub(super) fn sync(&self) -> Result<(), SpoolError> {
-        self.store
-            .database
-            .persist(PersistMode::SyncAll)
-            .map_err(|error| self.options.failed("sync", error))
+    pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
+        let Some(writing) = &mut self.writing else {
+            return Ok(());
+        };
+        writing.sync(&self.options.directory)?;
+        writing.is_new = false;
+        Ok(())
     }
 
     pub(super) fn unread(&self) -> usize {
         self.entries.len() - self.read_entries
     }
 
+    /// Bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -293,7 +535,7 @@ impl Spool {
     pub(super) fn events(&self, epoch: u64) -> u64 {
         let key = |number| Key { epoch, number };
         let entries = self.entries.range(key(0)..=key(u64::MAX));
-        entries.map(|(_, size)| size.events).sum()
+        entries.map(|(_, entry)| entry.events).sum()
     }
 
     /// The newest batch there is.
@@ -302,18 +544,20 @@ impl Spool {
     }
 }
 
-impl SpoolOptions {
-    fn failed(&self, what: &'static str, error: fjall::Error) -> SpoolError {
-        SpoolError::Store {
-            what,
-            directory: self.directory.clone(),
-            error: Box::new(error),
-        }
+/// So many events, of which nothing else is known.
+fn of(events: u64) -> Tally {
+    let span = Span {
+        events,
+        ..Span::default()
+    };
+    Tally {
+        spans: if events == 0 { Vec::new() } else { vec![span] },
+        ..Tally::default()
     }
 }
 
 /// Makes the directory, for this user alone: it holds what processes did.
-fn prepare(directory: &PathBuf) -> io::Result<()> {
+fn prepare(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -321,233 +565,85 @@ fn prepare(directory: &PathBuf) -> io::Result<()> {
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }
 
-// === impl Store ===
+/// A file for this user alone, made where it is not there.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(0o600);
+    options
+}
 
-impl Store {
-    fn open(options: &SpoolOptions) -> fjall::Result<Self> {
-        let database = Database::builder(&options.directory)
-            .cache_size(CACHE)
-            .max_journaling_size(JOURNALS)
-            .worker_threads(1)
-            .open()?;
-        let plain = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE);
-        let index = database.keyspace("index", plain)?;
-        let batches = database.keyspace("batches", || {
-            plain().with_kv_separation(Some(KvSeparationOptions::default()))
-        })?;
-        Ok(Store {
-            database,
-            index,
-            batches,
+/// The segments in a directory, in the order of their batches. What has another name is not ours.
+fn list(directory: &Path) -> io::Result<Vec<Key>> {
+    let mut segments = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let key = name.to_str().and_then(|name| {
+            let (epoch, number) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+            Some(Key {
+                epoch: epoch.parse().ok()?,
+                number: number.parse().ok()?,
+            })
+        });
+        segments.extend(key);
+    }
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+// === impl Writing ===
+
+impl Writing {
+    fn sync(&self, directory: &Path) -> Result<(), SpoolError> {
+        let synced = self.file.sync_data().and_then(|()| {
+            if self.is_new {
+                File::open(directory)?.sync_all()?;
+            }
+            Ok(())
+        });
+        synced.map_err(|error| SpoolError::File {
+            what: "sync",
+            path: self.path.clone(),
+            error,
         })
-    }
-}
-
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store")
-    }
-}
-
-// === impl Row ===
-
-impl Row {
-    fn tally(self) -> Tally {
-        let mut counts = [0; HANDLERS];
-        for (count, written) in counts.iter_mut().zip(self.counts) {
-            *count = written;
-        }
-        Tally {
-            counts,
-            spans: self.spans,
-        }
     }
 }
 
 // === impl Key ===
 
 impl Key {
-    /// Sorts as the key does.
-    fn encode(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.epoch.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.number.to_be_bytes());
-        bytes
+    /// The key of the batch behind it.
+    fn next(self) -> Self {
+        Key {
+            epoch: self.epoch,
+            number: self.number.saturating_add(1),
+        }
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (epoch, number) = bytes.split_first_chunk::<8>()?;
-        Some(Key {
-            epoch: u64::from_be_bytes(*epoch),
-            number: u64::from_be_bytes(number.try_into().ok()?),
-        })
+    fn to_record(self) -> [u8; 20] {
+        let mut record = [0; 20];
+        record[..8].copy_from_slice(&self.epoch.to_le_bytes());
+        record[8..16].copy_from_slice(&self.number.to_le_bytes());
+        let checksum = crc32fast::hash(&record[..16]);
+        record[16..].copy_from_slice(&checksum.to_le_bytes());
+        record
+    }
+
+    fn of_record(record: &[u8]) -> Option<Self> {
+        let (epoch, rest) = record.split_first_chunk::<8>()?;
+        let (number, _) = rest.split_first_chunk::<8>()?;
+        let key = Key {
+            epoch: u64::from_le_bytes(*epoch),
+            number: u64::from_le_bytes(*number),
+        };
+        (record == key.to_record()).then_some(key)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use ebpf_hello_loader::abi::Handler;
-
-    use super::*;
-
-    fn batch(epoch: u64, number: u64, length: usize) -> Encoded {
-        let mut tally = Tally::default();
-        tally.add(Some(Handler::Trace), Some(2), number);
-        Encoded {
-            key: Key { epoch, number },
-            bytes: contents(number, length).into(),
-            tally,
-            spooled: false,
-        }
-    }
-
-    /// Bytes that cannot be compressed, the same for the same number.
-    fn contents(number: u64, length: usize) -> Vec<u8> {
-        let mut random = fastrand::Rng::with_seed(number);
-        std::iter::repeat_with(|| random.u8(..))
-            .take(length)
-            .collect()
-    }
-
-    fn options(directory: &tempfile::TempDir, bytes: u64) -> SpoolOptions {
-        SpoolOptions {
-            directory: directory.path().join("spool"),
-            bytes,
-        }
-    }
-
-    fn read_all(spool: &mut Spool) -> Vec<(u64, u64, usize)> {
-        std::iter::from_fn(|| spool.read())
-            .map(|read| match read {
-                Read::Batch(batch) => (batch.key.epoch, batch.key.number, batch.bytes.len()),
-                Read::Damaged(key, _) => panic!("{key:?} is damaged"),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn it_survives_a_restart_older_runs_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(options(&directory, 1 << 20)).unwrap();
-        spool.write(&batch(5, 300, 5000)).unwrap();
-        spool.write(&batch(5, 4, 10)).unwrap();
-        drop(spool);
-        let mut spool = Spool::open(options(&directory, 1 << 20)).unwrap();
-        spool.write(&batch(256, 1, 10)).unwrap();
-        assert_eq!((spool.unread(), spool.bytes()), (3, 5020));
-        assert_eq!(
-            read_all(&mut spool),
-            [(5, 4, 10), (5, 300, 5000), (256, 1, 10)]
-        );
-        assert_eq!(spool.unread(), 0);
-        spool
-            .remove(Key {
-                epoch: 5,
-                number: 300,
-            })
-            .unwrap();
-        drop(spool);
-        let mut spool = Spool::open(options(&directory, 1 << 20)).unwrap();
-        assert_eq!(read_all(&mut spool), [(256, 1, 10)]);
-        let mode = std::fs::metadata(directory.path().join("spool"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o700);
-    }
-
-    #[test]
-    fn its_size_is_bounded_and_room_comes_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(options(&directory, 100)).unwrap();
-        spool.write(&batch(1, 1, 60)).unwrap();
-        assert!(!spool.has_room(&batch(1, 2, 41)));
-        assert!(spool.has_room(&batch(1, 2, 40)));
-        spool
-            .remove(Key {
-                epoch: 1,
-                number: 1,
-            })
-            .unwrap();
-        assert!(spool.has_room(&batch(1, 2, 41)));
-        assert_eq!((spool.bytes(), spool.batches()), (0, 0));
-    }
-
-    #[test]
-    fn a_damaged_batch_still_says_what_it_held() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(options(&directory, 1 << 20)).unwrap();
-        for number in 1..=3 {
-            spool.write(&batch(1, number, 100)).unwrap();
-        }
-        let key = Key {
-            epoch: 1,
-            number: 2,
-        };
-        spool.store.batches.insert(key.encode(), "other").unwrap();
-        assert!(matches!(spool.read(), Some(Read::Batch(_))));
-        let Some(Read::Damaged(damaged, tally)) = spool.read() else {
-            panic!("it was not noticed");
-        };
-        assert_eq!((damaged, tally), (key, batch(1, 2, 100).tally));
-        assert!(matches!(spool.read(), Some(Read::Batch(_))));
-    }
-
-    #[test]
-    fn flipped_bytes_on_disk_cost_their_batch_and_no_other() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(options(&directory, 64 << 20)).unwrap();
-        for number in 1..=8 {
-            spool.write(&batch(1, number, 4096)).unwrap();
-        }
-        spool.store.index.rotate_memtable_and_wait().unwrap();
-        spool.store.batches.rotate_memtable_and_wait().unwrap();
-        let folder = spool.store.batches.path().to_path_buf();
-        drop(spool);
-        let damaged = damage(&folder, &contents(5, 64));
-        assert_eq!(damaged, 1, "the fifth batch is found once in {folder:?}");
-        let mut spool = Spool::open(options(&directory, 64 << 20)).unwrap();
-        let read: Vec<_> = std::iter::from_fn(|| spool.read()).collect();
-        assert_eq!(read.len(), 8);
-        for (number, read) in (1..).zip(read) {
-            match read {
-                Read::Damaged(key, tally) => {
-                    assert_eq!((key.number, tally.events()), (5, 1), "damaged");
-                }
-                Read::Batch(batch) => assert!(number != 5 && batch.key.number == number),
-            }
-        }
-    }
-
-    /// Changes a byte wherever `pattern` begins, in every file below `folder`; says in how many files.
-    fn damage(folder: &std::path::Path, pattern: &[u8]) -> usize {
-        let mut damaged = 0;
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            if entry.path().is_dir() {
-                damaged += damage(&entry.path(), pattern);
-                continue;
-            }
-            let mut bytes = std::fs::read(entry.path()).unwrap();
-            if let Some(at) = bytes
-                .windows(pattern.len())
-                .position(|here| here == pattern)
-            {
-                bytes[at + 9] ^= 0xff;
-                std::fs::write(entry.path(), bytes).unwrap();
-                damaged += 1;
-            }
-        }
-        damaged
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Spool::open(SpoolOptions {
-            directory: file.path().join("spool"),
-            bytes: 1,
-        })
-        .unwrap_err();
-        assert!(error.to_string().starts_with("cannot use /"), "{error}");
-    }
-}
+#[path = "spool_tests.rs"]
+mod tests;

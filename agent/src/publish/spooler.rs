@@ -1,8 +1,8 @@
 //! The thread that owns the spool: nobody else waits for the disk.
 //!
 //! It moves batches from memory to the spool while the collector is away or memory is half full, from the spool to
-//! the outbox when there is room, and forgets what was acknowledged. A disk that refuses leaves it reading and
-//! trying again: events go on from memory.
+//! the outbox when there is room, and forgets what was acknowledged. A disk that refuses is tried again: events go
+//! on from memory.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use super::{
     backlog::{Encoded, Key},
     batcher::Draft,
     shared::{Shared, State},
-    spool::{Read, Spool, SpoolError, SpoolOptions},
+    spool::{Read, Spool, SpoolError},
     tally::Tally,
 };
 use crate::Outcome;
@@ -22,33 +22,20 @@ use crate::Outcome;
 const RETRY: Duration = Duration::from_secs(2);
 /// How often written batches are forced to the disk.
 const SYNC: Duration = Duration::from_secs(1);
-/// What a disk must have free before a failed spool is opened again: doing so with less could leave it closed.
-const FREE: u64 = 16 << 20;
-
-enum Disk {
-    Ready(Spool),
-    /// A write failed: it can be read, and is opened again at this time.
-    ReadOnly(Spool, Instant),
-    /// It could not be opened again; next try at this time.
-    Closed(SpoolOptions, Option<Key>, Instant),
-}
-
 /// What to do next.
 enum Job {
     Forget(Key),
     Read,
     Spill(Encoded),
-    Reopen,
     Sync,
     End,
 }
 
 pub(super) struct Spooler {
     shared: Arc<Shared>,
-    /// Taken only while it is being opened again.
-    disk: Option<Disk>,
-    /// Everything up to here was acknowledged.
-    acknowledged: Option<Key>,
+    spool: Spool,
+    /// A write failed: none is tried before this time.
+    refused_until: Option<Instant>,
     /// The spool has no room for the batch that is next.
     full: bool,
     unsynced: Option<Instant>,
@@ -60,8 +47,8 @@ impl Spooler {
     pub(super) fn new(shared: Arc<Shared>, spool: Spool) -> Self {
         let spooler = Spooler {
             shared,
-            disk: Some(Disk::Ready(spool)),
-            acknowledged: None,
+            spool,
+            refused_until: None,
             full: false,
             unsynced: None,
         };
@@ -76,7 +63,6 @@ impl Spooler {
                 Job::Forget(last) => self.forget(last),
                 Job::Read => self.read(),
                 Job::Spill(batch) => self.spill(&batch),
-                Job::Reopen => self.reopen(),
                 Job::Sync => self.sync(),
                 Job::End => return self.end(),
             }
@@ -93,13 +79,13 @@ impl Spooler {
             if let Some(last) = state.forget.take() {
                 return Job::Forget(last);
             }
-            let readable = !matches!(self.disk, Some(Disk::Closed(..)));
-            if readable && state.backlog.unread > 0 && state.backlog.window_has_room() {
+            if state.backlog.unread > 0 && state.backlog.window_has_room() {
                 return Job::Read;
             }
             let mut wait = Duration::MAX;
-            match &self.disk {
-                Some(Disk::Ready(_)) => {
+            match self.refused_until {
+                Some(retry) if retry > now => wait = retry - now,
+                _ => {
                     let all = !state.connected;
                     if !self.full
                         && let Some(batch) = state.backlog.spill(all)
@@ -107,13 +93,6 @@ impl Spooler {
                         return Job::Spill(batch);
                     }
                 }
-                Some(Disk::ReadOnly(_, retry) | Disk::Closed(_, _, retry)) => {
-                    wait = retry.saturating_duration_since(now);
-                    if wait.is_zero() {
-                        return Job::Reopen;
-                    }
-                }
-                None => {}
             }
             if let Some(due) = self.unsynced {
                 let until = due.saturating_duration_since(now);
@@ -126,24 +105,11 @@ impl Spooler {
         }
     }
 
-    fn spool(&mut self) -> Option<&mut Spool> {
-        match self.disk.as_mut()? {
-            Disk::Ready(spool) | Disk::ReadOnly(spool, _) => Some(spool),
-            Disk::Closed(..) => None,
-        }
-    }
-
-    fn unread(&mut self) -> Option<usize> {
-        self.spool().map(|spool| spool.unread())
-    }
-
     /// Tells the state what the spool holds.
     fn show(&self, state: &mut State) {
-        if let Some(Disk::Ready(spool) | Disk::ReadOnly(spool, _)) = &self.disk {
-            state.spool_bytes = spool.bytes();
-            state.spool_batches = spool.batches();
-            state.backlog.set_unread(spool.unread());
-        }
+        state.spool_bytes = self.spool.bytes();
+        state.spool_batches = self.spool.batches();
+        state.backlog.set_unread(self.spool.unread());
     }
 
     fn shown(&self) {
@@ -152,10 +118,7 @@ impl Spooler {
     }
 
     fn forget(&mut self, last: Key) {
-        self.acknowledged = self.acknowledged.max(Some(last));
-        if let Some(spool) = self.spool()
-            && let Err(error) = spool.remove(last)
-        {
+        if let Err(error) = self.spool.remove(last) {
             self.failed(&error);
         }
         self.full = false;
@@ -163,17 +126,16 @@ impl Spooler {
     }
 
     fn read(&mut self) {
-        let Some(read) = self.spool().and_then(Spool::read) else {
+        let Some(read) = self.spool.read() else {
             return self.shown();
         };
         let batch = match read {
             Read::Batch(batch) => batch,
             Read::Damaged(key, tally) => self.damaged(key, &tally),
         };
-        let unread = self.unread().unwrap_or(0);
         let mut state = self.shared.state();
         state.backlog.load(batch);
-        state.backlog.set_unread(unread);
+        state.backlog.set_unread(self.spool.unread());
         drop(state);
         self.shared.tell_changed();
     }
@@ -199,24 +161,21 @@ impl Spooler {
 
     fn spill(&mut self, batch: &Encoded) {
         let mut written = false;
-        if let Some(Disk::Ready(spool)) = &mut self.disk {
-            if !spool.has_room(batch) {
-                self.full = true;
-                tracing::warn!(
-                    bytes = spool.bytes(),
-                    "the spool is full: events that find no room in memory are dropped and counted"
-                );
-            } else if let Err(error) = spool.write(batch) {
-                self.failed(&error);
-            } else {
-                written = true;
-                self.unsynced.get_or_insert_with(|| Instant::now() + SYNC);
-            }
+        if !self.spool.has_room(batch) {
+            self.full = true;
+            tracing::warn!(
+                bytes = self.spool.bytes(),
+                "the spool is full: events that find no room in memory are dropped and counted"
+            );
+        } else if let Err(error) = self.spool.write(batch) {
+            self.failed(&error);
+        } else {
+            written = true;
+            self.unsynced.get_or_insert_with(|| Instant::now() + SYNC);
+            self.recovered();
         }
-        let unread = self.unread();
         let mut state = self.shared.state();
-        let unread = unread.unwrap_or(state.backlog.unread);
-        state.backlog.spilled(written, unread);
+        state.backlog.spilled(written, self.spool.unread());
         self.show(&mut state);
         drop(state);
         self.shared.tell_changed();
@@ -224,54 +183,25 @@ impl Spooler {
 
     fn sync(&mut self) {
         self.unsynced = None;
-        if let Some(Disk::Ready(spool)) = &self.disk
-            && let Err(error) = spool.sync()
-        {
+        if let Err(error) = self.spool.sync() {
             self.failed(&error);
         }
     }
 
+    /// Says it once for each reason.
     fn failed(&mut self, error: &SpoolError) {
-        if let Some(Disk::Ready(spool)) = self.disk.take_if(|disk| matches!(disk, Disk::Ready(_))) {
+        self.refused_until = Some(Instant::now() + RETRY);
+        let error = error.to_string();
+        let before = self.shared.state().spool_error.replace(error.clone());
+        if before.as_ref() != Some(&error) {
             tracing::error!(%error, "the spool cannot be written: going on from memory");
-            self.shared.state().spool_error = Some(error.to_string());
-            self.disk = Some(Disk::ReadOnly(spool, Instant::now() + RETRY));
         }
     }
 
-    fn reopen(&mut self) {
-        let later = Instant::now() + RETRY;
-        let (options, read) = match self.disk.take() {
-            Some(Disk::ReadOnly(spool, _)) if !has_space(spool.options()) => {
-                self.disk = Some(Disk::ReadOnly(spool, later));
-                return;
-            }
-            Some(Disk::ReadOnly(spool, _)) => spool.close(),
-            Some(Disk::Closed(options, read, _)) => (options, read),
-            other => {
-                self.disk = other;
-                return;
-            }
-        };
-        let opened = Spool::open_after(options.clone(), read).and_then(|mut spool| {
-            if let Some(last) = self.acknowledged {
-                spool.remove(last)?;
-            }
-            Ok(spool)
-        });
-        match opened {
-            Ok(spool) => {
-                tracing::info!("the spool can be written again");
-                self.shared.state().spool_error = None;
-                self.disk = Some(Disk::Ready(spool));
-                self.full = false;
-                self.shown();
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the spool still cannot be opened");
-                self.shared.state().spool_error = Some(error.to_string());
-                self.disk = Some(Disk::Closed(options, read, later));
-            }
+    fn recovered(&mut self) {
+        if self.refused_until.take().is_some() {
+            self.shared.state().spool_error = None;
+            tracing::info!("the spool can be written again");
         }
     }
 
@@ -287,29 +217,24 @@ impl Spooler {
             state.backlog.take_rest()
         };
         for batch in rest {
-            let outcome = match &mut self.disk {
-                Some(Disk::Ready(spool)) if !spool.has_room(&batch) => Outcome::SpoolFull,
-                Some(Disk::Ready(spool)) => match spool.write(&batch) {
+            let outcome = if self.spool.has_room(&batch) {
+                match self.spool.write(&batch) {
                     Ok(()) => continue,
                     Err(error) => {
                         self.failed(&error);
                         Outcome::Unsent
                     }
-                },
-                _ => Outcome::Unsent,
+                }
+            } else {
+                Outcome::SpoolFull
             };
             self.shared.settle(batch.key, &batch.tally, outcome);
         }
         self.sync();
         let epoch = self.shared.epoch();
-        let left = self.spool().map_or(0, |spool| spool.events(epoch));
+        let left = self.spool.events(epoch);
         let mut state = self.shared.state();
         state.left_in_spool = left;
         self.show(&mut state);
     }
-}
-
-fn has_space(options: &SpoolOptions) -> bool {
-    rustix::fs::statvfs(&options.directory)
-        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= FREE)
 }

@@ -14,7 +14,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Observer, observer, refusal};
 use crate::{connect::ConnectArgs, exit::Unreachable};
@@ -195,6 +195,10 @@ impl Session {
             let response = match timeout(patience, stream.message()).await {
                 Err(_) if patience < silence => return End::Renewed,
                 Err(_) => return End::Broken(silent(silence)),
+                // A token that ended meanwhile: its file may hold another by now.
+                Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+                    return End::Broken(self.explain(&status));
+                }
                 Ok(Err(status)) => return self.end(&status),
                 Ok(Ok(None)) if self.is_complete() => return End::Complete,
                 Ok(Ok(None)) => {
@@ -239,9 +243,13 @@ impl Session {
         !request.follow || request.until.is_some_and(|until| until.seconds <= now + 1)
     }
 
-    fn end(&self, status: &Status) -> End {
+    fn explain(&self, status: &Status) -> anyhow::Error {
         let selection = self.options.request.selection.as_ref();
-        let error = refusal::explain(status, selection.unwrap_or(&Selection::default()));
+        refusal::explain(status, selection.unwrap_or(&Selection::default()))
+    }
+
+    fn end(&self, status: &Status) -> End {
+        let error = self.explain(status);
         if refusal::is_transient(status) {
             End::Broken(if self.established {
                 error.context(Unreachable)

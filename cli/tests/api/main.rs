@@ -10,5 +10,8 @@ mod crash;
 #[path = "../kernel/executable.rs"]
 #[allow(dead_code, reason = "shared with the kernel tier")]
 mod executable;
+mod faults;
 mod load;
+#[path = "../monitor/mod.rs"]
+mod monitor;
 mod servers;

@@ -10,9 +10,15 @@ use serde_json::Value;
 
 use crate::executable;
 
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 31] = [
+    "cpu/collector",
+    "cpu/consumer",
+    "cpu/publisher",
+    "cpu/publisher/making-events",
     "edit/close-to-first-event/p50",
     "edit/close-to-first-event/p99",
+    "latency/exec-to-consumer/p50",
+    "latency/exec-to-consumer/p99",
     "process/exec/events-off",
     "process/exec/events-on",
     "process/exec/nothing-attached",
@@ -34,6 +40,8 @@ const NAMES: [&str; 23] = [
     "syscall/trace",
     "syscall/unselected/20-filters",
     "syscall/unselected/20-filters-and-sys-exit",
+    "throughput/kernel-without-loss",
+    "throughput/synthetic",
 ];
 
 pub(crate) fn every_name_is_measured_and_what_is_measured_happened() {

@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  socketcall  loss  feedback  hostile  instances  refusals    what is proved
-//! policies  edits  limits  exhaustion  returns  bench
-//! instance ── stream, ledger, events          generator   filter, cgroup    kernel_object
+//! policies  edits  limits  exhaustion  returns  bench  canaries  metrics  faults
+//! instance, agent ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
 
@@ -18,7 +18,9 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod agent;
 mod bench;
+mod canaries;
 mod cgroup;
 mod cgroups;
 mod counts;
@@ -28,6 +30,7 @@ mod entered;
 mod events;
 mod executable;
 mod exhaustion;
+mod faults;
 mod feedback;
 mod filter;
 mod generator;
@@ -39,6 +42,9 @@ mod kernel_object;
 mod ledger;
 mod limits;
 mod loss;
+mod metrics;
+#[path = "../monitor/mod.rs"]
+mod monitor;
 mod paths;
 mod policies;
 mod processes;
@@ -136,6 +142,12 @@ fn main() -> ExitCode {
         instances::status_lists_what_the_kernel_has_of_the_instance,
         instances::sigusr1_prints_the_ledger_and_sigterm_ends_with_it,
         instances::an_instance_after_a_killed_one_starts_afresh,
+        canaries::no_canary_reaches_a_consumer_and_each_is_counted,
+        canaries::a_way_that_breaks_makes_it_unready_until_it_is_whole_again,
+        metrics::the_endpoint_has_the_documented_names_and_the_ledgers_equation,
+        faults::each_fault_has_its_healthz_and_readyz,
+        faults::a_reader_that_goes_on_makes_the_agent_ready_again,
+        faults::a_spool_without_disk_loses_what_finds_no_room_and_says_exactly_how_much,
         bench::every_name_is_measured_and_what_is_measured_happened,
         feedback::who_read_the_output_before_its_exec_is_reported_after_it,
         feedback::a_reader_of_the_output_is_never_in_it,

@@ -227,7 +227,9 @@ fn node(name: &str, member: &Member, reader: &Reader) -> v1::Node {
             said.version.clone()
         },
         connected: member.has_stream(),
-        last_seen: Some(member.last_seen.into()),
+        // Of a node that publishes it would tell when anybody's events came.
+        last_seen: (*reader == Reader::All || !member.has_stream())
+            .then(|| member.last_seen.into()),
         ..said
     }
 }

@@ -259,6 +259,8 @@ impl Stream {
     }
 
     async fn store(&mut self, bytes: bytes::Bytes) -> Result<(), Status> {
+        // Bytes of its own: a slice of the receive buffer would keep all of that for as long as the entry lives.
+        let bytes = bytes::Bytes::copy_from_slice(&bytes);
         let batch = check::batch(&bytes)?;
         if batch.node != self.session.node() {
             let own = Publisher::Node(self.session.node().into());
@@ -274,8 +276,7 @@ impl Stream {
         };
         self.check_order(key)?;
         let events = batch.events.len() as u64;
-        drop(batch);
-        let appended = self.log.append(self.session.node(), key, bytes).await;
+        let appended = self.log.append_decoded(batch, bytes).await;
         self.accounts
             .note_append(appended.as_ref().err().map(ToString::to_string));
         match appended.map_err(|error| unavailable(&error))? {

@@ -7,11 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ebpf_hello_proto::wire;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::watch;
 
 use super::{
-    Appended, BatchKey, Entry, Log, LogError, Next, Range, Reader, decode,
+    Appended, BatchKey, Entry, Log, LogError, Next, Range, Reader, key_of,
     nodes::Nodes,
     tail::{Found, Tail},
 };
@@ -96,8 +97,8 @@ impl Log for Memory {
         Ok(self.writer().nodes.last(node))
     }
 
-    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError> {
-        let batch = decode(node, key, &batch)?;
+    async fn append_decoded(&self, batch: wire::Batch, _: Bytes) -> Result<Appended, LogError> {
+        let (node, key) = (batch.node.as_str(), key_of(&batch));
         let mut writer = self.writer();
         if writer.nodes.has(node, key) {
             return Ok(Appended::Duplicate);

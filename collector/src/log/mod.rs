@@ -136,7 +136,21 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// It is no batch, one without events, or another than `node` and `key` say; or the log cannot be written:
     /// then it is not in the log.
-    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError>;
+    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError> {
+        let (batch, encoded) = decode(node, key, &batch)?;
+        self.append_decoded(batch, encoded).await
+    }
+
+    /// The same for who has decoded the batch, and found an event in it. Its parts lie in `encoded`, which holds
+    /// nothing beside it.
+    ///
+    /// # Errors
+    /// The log cannot be written: then it is not in the log.
+    async fn append_decoded(
+        &self,
+        batch: wire::Batch,
+        encoded: Bytes,
+    ) -> Result<Appended, LogError>;
 
     /// What the log holds now.
     ///
@@ -172,8 +186,9 @@ pub trait Reader: Send {
 
 /// Decodes a batch that is to be appended, from bytes of its own: a slice of a receive buffer would keep all
 /// of the buffer for as long as the entry lives.
-fn decode(node: &str, key: BatchKey, encoded: &[u8]) -> Result<wire::Batch, LogError> {
-    let batch = wire::Batch::decode(Bytes::copy_from_slice(encoded))
+fn decode(node: &str, key: BatchKey, encoded: &[u8]) -> Result<(wire::Batch, Bytes), LogError> {
+    let encoded = Bytes::copy_from_slice(encoded);
+    let batch = wire::Batch::decode(encoded.clone())
         .map_err(|error| LogError::Malformed(error.to_string()))?;
     if batch.node != node || (batch.epoch, batch.number) != (key.epoch, key.number) {
         return Err(LogError::Malformed(format!(
@@ -184,5 +199,13 @@ fn decode(node: &str, key: BatchKey, encoded: &[u8]) -> Result<wire::Batch, LogE
     if batch.events.is_empty() {
         return Err(LogError::Malformed("it has no events".into()));
     }
-    Ok(batch)
+    Ok((batch, encoded))
+}
+
+/// The key of a batch.
+fn key_of(batch: &wire::Batch) -> BatchKey {
+    BatchKey {
+        epoch: batch.epoch,
+        number: batch.number,
+    }
 }

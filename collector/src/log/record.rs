@@ -1,10 +1,14 @@
 //! How an entry lies in the store, and in a message of NATS: a header, then the batch, compressed with zstd.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use ebpf_hello_proto::wire;
 use prost::Message as _;
+use zstd::bulk::Compressor;
 
 use super::{BatchKey, Entry};
 
@@ -17,16 +21,30 @@ const LEVEL: i32 = 1;
 /// Bytes of a batch in a record at most: what is longer was not written by us.
 const MAX_BATCH: usize = 64 << 20;
 
+thread_local! {
+    /// Its tables are as large as a batch: made once for each thread.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// A batch, compressed; without its time.
 pub(super) fn compress(batch: &[u8]) -> std::io::Result<Vec<u8>> {
     let len = u32::try_from(batch.len())
         .ok()
         .filter(|len| *len as usize <= MAX_BATCH)
         .ok_or_else(|| std::io::Error::other(format!("a batch of {} bytes", batch.len())))?;
-    let mut record = vec![VERSION; HEADER];
-    record[9..HEADER].copy_from_slice(&len.to_le_bytes());
-    zstd::stream::copy_encode(batch, &mut record, LEVEL)?;
-    Ok(record)
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let compressor = match compressor {
+            Some(compressor) => compressor,
+            None => compressor.insert(Compressor::new(LEVEL)?),
+        };
+        let mut record = vec![0; HEADER + zstd::zstd_safe::compress_bound(batch.len())];
+        record[0] = VERSION;
+        record[9..HEADER].copy_from_slice(&len.to_le_bytes());
+        let compressed = compressor.compress_to_buffer(batch, &mut record[HEADER..])?;
+        record.truncate(HEADER + compressed);
+        record.shrink_to_fit();
+        Ok(record)
+    })
 }
 
 /// Writes the time into a record.

@@ -30,6 +30,8 @@ use crate::{
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 /// Bytes an agent may have on the way of one stream, and of one connection, before it hears that they were read.
 const WINDOW_BYTES: (u32, u32) = (2 << 20, 4 << 20);
+/// Largest frame: a batch comes in few of them.
+const FRAME_BYTES: u32 = 64 << 10;
 /// Bytes of answers that wait in HTTP/2 for one stream, outside its queue.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Pause after an accept that failed: out of files, mostly.
@@ -194,6 +196,7 @@ fn builder(options: &Options) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(WINDOW_BYTES.0)
         .initial_connection_window_size(WINDOW_BYTES.1)
+        .max_frame_size(FRAME_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES);
     builder
 }

@@ -5,6 +5,7 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod access;
 mod audit;
 mod definitions;
 mod filters;

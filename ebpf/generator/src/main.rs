@@ -14,6 +14,7 @@
 //! timers.rs     timers: a fixed script
 //! processes.rs  burst, processes: children, and their statuses as wait() saw them
 //! ending.rs     process, exit, wait: what those children do
+//! intrusion.rs  hold, replace: faults put into another process
 //! objects.rs    objects: makes nothing, lists the kernel's BPF objects
 //! measure.rs    measure, chain: loops that are timed, for the benchmarks
 //! ```
@@ -21,6 +22,7 @@
 mod calls;
 mod cold;
 mod ending;
+mod intrusion;
 mod io_uring;
 mod measure;
 mod mix;
@@ -141,6 +143,20 @@ enum Command {
     },
     /// Live until stdin ends.
     Wait,
+    /// Hold a thread of another process until stdin ends.
+    Hold {
+        /// Its thread.
+        tid: i32,
+    },
+    /// Have a thread of another process, which waits in a system call, replace a file descriptor (x86_64 only).
+    Replace {
+        /// Its thread.
+        tid: i32,
+        /// The descriptor that is put there.
+        from: u32,
+        /// The one that is replaced.
+        to: u32,
+    },
     /// List the ids of all BPF programs, maps and links in the kernel, and touch none of them.
     Objects,
     /// Time loops: for each line `WORK BATCHES EACH` on stdin, print the nanoseconds of each batch.
@@ -213,6 +229,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         } => ending::end(threads, ending, code)?,
         Command::IoUring { operation, count } => io_uring::submit(operation, count)?,
         Command::Objects => objects::list()?,
+        Command::Hold { tid } => intrusion::hold(tid)?,
+        Command::Replace { tid, from, to } => intrusion::replace(tid, from, to)?,
         Command::Measure(arguments) => {
             measure::measure(&arguments)?;
             return Ok(ExitCode::SUCCESS);

@@ -24,6 +24,7 @@ mod ledger;
 mod machine;
 mod object;
 mod options;
+mod positions;
 mod reader;
 mod record;
 mod table;

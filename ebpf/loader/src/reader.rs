@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +22,7 @@ use rustix::{
     io::{read, write},
 };
 
-use crate::{CgroupView, Entry, LoadError, Record, RecordError};
+use crate::{CgroupView, Entry, LoadError, Record, RecordError, positions::Positions};
 
 /// How long a draining reader lets records gather.
 const ROUND: Duration = Duration::from_millis(5);
@@ -54,6 +54,7 @@ pub trait Sink {
 pub struct ReaderCounters {
     received: [AtomicU64; HANDLERS],
     malformed: AtomicU64,
+    positions: Vec<Positions>,
 }
 
 impl ReaderCounters {
@@ -69,6 +70,11 @@ impl ReaderCounters {
             .map(|cell| cell.load(Ordering::Acquire))
             .sum::<u64>()
             + self.malformed()
+    }
+
+    /// Bytes that wait in each ring, in the order of the shards.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.positions.iter().map(Positions::waiting)
     }
 
     /// Bytes that were no record.
@@ -132,12 +138,20 @@ impl Reader {
             epoll::EventFlags::IN,
         )
         .map_err(failed("epoll_ctl on an eventfd"))?;
+        let positions = rings
+            .iter()
+            .map(|ring| Positions::map(ring.as_fd()))
+            .collect::<io::Result<_>>()
+            .map_err(LoadError::system("mmap of a ring buffer's positions"))?;
         Ok(Reader {
             rings,
             draining,
             epoll: epoll_fd,
             stop: Arc::new(stop),
-            counters: Arc::default(),
+            counters: Arc::new(ReaderCounters {
+                positions,
+                ..ReaderCounters::default()
+            }),
         })
     }
 

@@ -25,11 +25,12 @@ use std::{
 use async_nats::jetstream;
 use async_trait::async_trait;
 use bytes::Bytes;
+use ebpf_hello_proto::wire;
 use tokio::task::JoinHandle;
 
 use self::{append::Turns, follow::Counts, read::NatsReader};
 use super::{
-    Appended, BatchKey, DEFAULT_MEMORY, Log, LogError, Range, Reader, decode, record, tail::Tail,
+    Appended, BatchKey, DEFAULT_MEMORY, Log, LogError, Range, Reader, key_of, record, tail::Tail,
 };
 use crate::token::TokenKey;
 
@@ -160,11 +161,15 @@ impl Log for Nats {
         self.turns.last(&self.shared, node).await
     }
 
-    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError> {
-        let events = decode(node, key, &batch)?.events.len();
-        let record = record::compress(&batch).map_err(|error| failed("compressing", error))?;
+    async fn append_decoded(
+        &self,
+        batch: wire::Batch,
+        encoded: Bytes,
+    ) -> Result<Appended, LogError> {
+        let record = record::compress(&encoded).map_err(|error| failed("compressing", error))?;
+        let (key, events) = (key_of(&batch), batch.events.len());
         self.turns
-            .append(&self.shared, node, key, record, events)
+            .append(&self.shared, &batch.node, key, record, events)
             .await
     }
 

@@ -21,6 +21,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ebpf_hello_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
@@ -28,7 +29,7 @@ use self::{
     writer::{Append, Writer},
 };
 use super::{
-    Appended, BatchKey, DEFAULT_MEMORY, Entry, Log, LogError, Next, Range, Reader, decode,
+    Appended, BatchKey, DEFAULT_MEMORY, Entry, Log, LogError, Next, Range, Reader, key_of,
     nodes::Nodes,
     record,
     tail::{Found, Tail},
@@ -183,18 +184,22 @@ impl Log for Store {
         Ok(self.shared.nodes().last(node))
     }
 
-    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError> {
-        let decoded = decode(node, key, &batch)?;
-        if self.shared.nodes().has(node, key) {
+    async fn append_decoded(
+        &self,
+        batch: wire::Batch,
+        encoded: Bytes,
+    ) -> Result<Appended, LogError> {
+        let key = key_of(&batch);
+        if self.shared.nodes().has(&batch.node, key) {
             return Ok(Appended::Duplicate);
         }
         let record =
-            record::compress(&batch).map_err(|error| self.shared.error(&error.to_string()))?;
+            record::compress(&encoded).map_err(|error| self.shared.error(&error.to_string()))?;
         let (reply, replied) = oneshot::channel();
         let append = Append {
-            node: node.into(),
+            node: batch.node.as_str().into(),
             key,
-            batch: decoded,
+            batch,
             record,
             reply,
         };
