@@ -7,28 +7,27 @@ use bytesize::ByteSize;
 use clap::Args;
 use ebpf_hello_collector::{
     access::{
-        Credentials, Directory, Door, Enrollment, EnrollmentOptions, Limits, Listen, ReaderFile,
-        ReaderVerifier, Reload, ServerCertificate, TlsFiles, TokenFile, check_plain,
-        connections_within, raise_open_files,
+        Door, Limits, Listen, Reload, TlsFiles, check_plain, connections_within, raise_open_files,
     },
     caller::{Authenticate, Trusted},
+    fleet::Peers,
     ingest::Enrol,
     kubernetes::Kubernetes,
+    lease::LeaseOptions,
     log::{DEFAULT_MEMORY, Log, Memory, Nats, NatsOptions, Store, StoreOptions},
     metrics::CollectorMetrics,
     serve::{Collector, Handshake, Listener, Options, serve},
+    status::StatusWriter,
 };
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    access::{self, AccessArguments},
     args::duration,
     monitor::{self, Health},
     socket,
 };
-
-/// How often files of certificates and tokens are read again.
-const RELOAD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct CollectorArguments {
@@ -62,6 +61,9 @@ pub(crate) struct CollectorArguments {
     /// Metrics and health.
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
+    /// Connections at once from one address: as many agents as come through one, where something translates theirs.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_address)]
+    connections_per_address: usize,
     #[command(flatten)]
     access: AccessArguments,
     #[command(flatten)]
@@ -69,38 +71,6 @@ pub(crate) struct CollectorArguments {
     /// Origins whose pages may read events in a browser; none by default.
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
-}
-
-/// Who may come.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Access")]
-struct AccessArguments {
-    /// Keeps an own certificate authority here, made at the first start: agents enrol with it, and the server's
-    /// certificate is from it unless --tls-cert says otherwise.
-    #[arg(long, value_name = "DIR")]
-    tls_dir: Option<PathBuf>,
-    /// Names and addresses in the server's certificate from the own authority.
-    #[arg(long, value_name = "NAME", default_values = ["localhost", "127.0.0.1", "::1"])]
-    tls_name: Vec<String>,
-    /// The server's certificate, PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// Authorities whose certificates are readers', PEM.
-    #[arg(long, value_name = "FILE")]
-    reader_ca: Option<PathBuf>,
-    /// Tokens and certificates of readers, a line each: TOKEN,NAMESPACE,… or certificate:NAME,NAMESPACE,…; `*` is
-    /// every namespace.
-    #[arg(long, value_name = "FILE")]
-    readers: Option<PathBuf>,
-    /// Tokens that agents enrol with, a line each: TOKEN[,NODE][,expires=TIME].
-    #[arg(long, value_name = "FILE")]
-    bootstrap_tokens: Option<PathBuf>,
-    /// Serve without TLS on addresses that other machines can reach.
-    #[arg(long)]
-    insecure: bool,
 }
 
 /// Which cluster it is part of.
@@ -139,27 +109,40 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let kubernetes = kubernetes(&arguments.kubernetes).await?;
-    let tls = tls(&arguments.access).await?;
-    let enrollment = match &tls {
-        Some(tls) if arguments.access.tls_dir.is_some() => {
-            Some(enrollment(&arguments.access, tls.clone()).await?)
-        }
-        _ => None,
-    };
+    let access = access::set_up(&arguments.access, kubernetes.as_ref()).await?;
     let defaults = Options::default();
     let options = Options {
         origins: arguments.cors_origin.clone(),
         max_connections: connections_within(raise_open_files(), defaults.max_connections),
         ..defaults
     };
-    let log = log(arguments).await?;
-    let enrol = enrollment.map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
+    let (log, nats) = log(arguments).await?;
+    let enrol = access
+        .enrollment
+        .map(|enrollment| Arc::new(enrollment) as Arc<dyn Enrol>);
     let collector = Collector::new(log, enrol, options);
-    let (listeners, _socket) =
-        listeners(arguments, tls, authenticate(&arguments.access).await?).await?;
+    let _peers = nats.map(|nats| Peers::start(&nats, collector.fleet().clone()));
+    let (listeners, _socket) = listeners(arguments, access.tls, access.authenticate).await?;
 
     let mut registry = Registry::default();
     CollectorMetrics::register(&mut registry, collector.clone(), env!("CARGO_PKG_VERSION"));
+    let status = kubernetes.map(|kubernetes| {
+        let KubernetesArguments {
+            agent_daemonset,
+            lease,
+            ..
+        } = &arguments.kubernetes;
+        let lease = LeaseOptions::new(lease);
+        StatusWriter::start(
+            &kubernetes,
+            collector.fleet().clone(),
+            agent_daemonset,
+            lease,
+        )
+    });
+    if let Some(status) = &status {
+        status.register(&mut registry);
+    }
     let health: Arc<dyn Health> = Arc::new(Running(collector.clone()));
     let monitor = monitor::serve(arguments.metrics_addr, registry, health).await?;
     tokio::spawn(monitor);
@@ -169,6 +152,10 @@ async fn collect(arguments: &CollectorArguments) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         ended = &mut serving => return ended.context("the server panicked")?.context("cannot serve"),
+    }
+    // First: agents that lose their stream because we end are not missing.
+    if let Some(status) = status {
+        status.stop().await;
     }
     collector.stop();
     serving
@@ -189,9 +176,11 @@ async fn kubernetes(arguments: &KubernetesArguments) -> anyhow::Result<Option<Ku
         .map(Some)
 }
 
-async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
+/// The log, and the NATS server if it is there that the log is.
+async fn log(arguments: &CollectorArguments) -> anyhow::Result<(Arc<dyn Log>, Option<Arc<Nats>>)> {
     if arguments.hub.starts_with("nats://") || arguments.hub.starts_with("tls://") {
-        return Ok(Arc::new(nats(arguments).await?));
+        let nats = Arc::new(nats(arguments).await?);
+        return Ok((nats.clone(), Some(nats)));
     }
     if arguments.hub != "memory" {
         bail!(
@@ -199,7 +188,7 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             arguments.hub
         );
     }
-    Ok(match &arguments.store {
+    let log: Arc<dyn Log> = match &arguments.store {
         None => {
             tracing::info!("events are kept in memory only: they are gone when this process ends");
             Arc::new(Memory::new(DEFAULT_MEMORY))
@@ -213,7 +202,8 @@ async fn log(arguments: &CollectorArguments) -> anyhow::Result<Arc<dyn Log>> {
             .await
             .context("cannot open the store")?,
         ),
-    })
+    };
+    Ok((log, None))
 }
 
 async fn nats(arguments: &CollectorArguments) -> anyhow::Result<Nats> {
@@ -233,73 +223,22 @@ async fn nats(arguments: &CollectorArguments) -> anyhow::Result<Nats> {
     .context("cannot use the hub")
 }
 
-async fn tls(access: &AccessArguments) -> anyhow::Result<Option<Arc<Reload<TlsFiles>>>> {
-    let certificate = match (&access.tls_cert, &access.tls_key) {
-        (Some(certificate), Some(key)) => ServerCertificate::Files {
-            certificate: certificate.clone(),
-            key: key.clone(),
-        },
-        _ if access.tls_dir.is_some() => ServerCertificate::Own(access.tls_name.clone()),
-        _ => return Ok(None),
-    };
-    let files = TlsFiles {
-        authority: access
-            .tls_dir
-            .clone()
-            .map(|directory| Arc::new(Directory(directory)) as _),
-        certificate,
-        readers: access.reader_ca.clone(),
-    };
-    let tls = Reload::start(files, RELOAD)
-        .await
-        .context("cannot set up TLS")?;
-    Ok(Some(tls))
-}
-
-async fn enrollment(
-    access: &AccessArguments,
-    tls: Arc<Reload<TlsFiles>>,
-) -> anyhow::Result<Enrollment> {
-    let tokens = match &access.bootstrap_tokens {
-        None => None,
-        Some(path) => Some(Arc::new(
-            TokenFile::open(path.clone(), RELOAD)
-                .await
-                .context("--bootstrap-tokens")?,
-        ) as _),
-    };
-    Ok(Enrollment::new(tls, tokens, EnrollmentOptions::default()))
-}
-
-/// Who callers on TCP are.
-async fn authenticate(access: &AccessArguments) -> anyhow::Result<Arc<dyn Authenticate>> {
-    let readers: Option<Arc<dyn ReaderVerifier>> = match &access.readers {
-        None => None,
-        Some(path) => Some(Arc::new(
-            ReaderFile::open(path.clone(), RELOAD)
-                .await
-                .context("--readers")?,
-        )),
-    };
-    let is_plain = access.tls_dir.is_none() && access.tls_cert.is_none();
-    Ok(match (is_plain, readers) {
-        (false, readers) => Arc::new(Credentials::new(readers)),
-        (true, Some(readers)) => Arc::new(Credentials::plain(readers)),
-        // Loopback, or --insecure, which has been told loudly.
-        (true, None) => Arc::new(Trusted),
-    })
-}
-
 async fn listeners(
     arguments: &CollectorArguments,
     tls: Option<Arc<Reload<TlsFiles>>>,
     authenticate: Arc<dyn Authenticate>,
 ) -> anyhow::Result<(Vec<Listener>, Option<socket::Served>)> {
-    let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), Limits::default()));
+    let door: Arc<dyn Handshake> = Arc::new(Door::new(
+        tls.clone(),
+        Limits {
+            connections_per_address: arguments.connections_per_address,
+            ..Limits::default()
+        },
+    ));
     let mut listeners = Vec::new();
     for listen in &arguments.listen {
         if let (Listen::Tcp(address), None) = (listen, &tls) {
-            check_plain(*address, arguments.access.insecure)?;
+            check_plain(*address, arguments.access.is_insecure())?;
         }
         let socket = listen.bind().await?;
         let listener = match listen {

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,10 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
-use crate::exit::Unreachable;
+use crate::{
+    cluster::{self, ClusterArgs, Minted},
+    exit::Unreachable,
+};
 
 /// The socket of a standalone instance.
 const SOCKET: &str = "/run/ebpf-hello/observer.sock";
@@ -62,11 +66,20 @@ pub(crate) struct ConnectArgs {
     /// Key of that certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 /// Shows a token.
 #[derive(Clone, Debug)]
-pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) enum Bearer {
+    /// None.
+    Nobody,
+    /// One that was read from a file.
+    Fixed(MetadataValue<Ascii>),
+    /// One that is renewed.
+    Minted(Arc<Minted>),
+}
 
 /// What a server's address says.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +94,17 @@ enum Address {
 impl ConnectArgs {
     /// Whether a server was chosen, by flag or variable.
     pub(crate) fn is_explicit(&self) -> bool {
-        self.server.is_some() || env::var_os(VARIABLE).is_some()
+        self.server.is_some()
+            || self.cluster.service_account.is_some()
+            || env::var_os(VARIABLE).is_some()
+    }
+
+    /// How long a stream may last until it has to be opened again, with another token.
+    pub(crate) fn renewal(&self) -> Option<Duration> {
+        self.cluster
+            .service_account
+            .as_ref()
+            .map(|_| cluster::RENEWAL)
     }
 
     /// The same with the server chosen for good: whoever reconnects means the one it was connected to, also when
@@ -95,6 +118,9 @@ impl ConnectArgs {
 
     /// The server's address.
     pub(crate) fn url(&self) -> String {
+        if self.cluster.service_account.is_some() {
+            return self.cluster.url();
+        }
         let chosen = self.server.clone().or_else(|| env::var(VARIABLE).ok());
         chosen.unwrap_or_else(|| {
             if Path::new(SOCKET).exists() {
@@ -131,7 +157,7 @@ impl Bearer {
     /// The token in the file that the variable names. Read for each connection, so that it may change.
     fn from_environment() -> anyhow::Result<Self> {
         let Some(path) = env::var_os(TOKEN_VARIABLE).filter(|path| !path.is_empty()) else {
-            return Ok(Bearer(None));
+            return Ok(Bearer::Nobody);
         };
         let path = PathBuf::from(path);
         let read = || -> anyhow::Result<MetadataValue<Ascii>> {
@@ -150,17 +176,18 @@ impl Bearer {
             Ok(value)
         };
         let token = read().with_context(|| format!("{TOKEN_VARIABLE}={}", path.display()))?;
-        Ok(Bearer(Some(token)))
+        Ok(Bearer::Fixed(token))
     }
 }
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", token.clone());
-        }
+        let token = match self {
+            Bearer::Nobody => return Ok(request),
+            Bearer::Fixed(token) => token.clone(),
+            Bearer::Minted(minted) => minted.token(),
+        };
+        request.metadata_mut().insert("authorization", token);
         Ok(request)
     }
 }
@@ -171,6 +198,13 @@ impl Interceptor for Bearer {
 ///
 /// [`Unreachable`] with the server's address, why, and what to do; else what is wrong with a flag or a file.
 pub(crate) async fn connect(arguments: &ConnectArgs) -> anyhow::Result<Client> {
+    if let Some(account) = &arguments.cluster.service_account {
+        let (channel, token) = arguments.cluster.connect(account).await?;
+        return Ok(InterceptedService::new(
+            channel,
+            Bearer::Minted(Arc::new(token)),
+        ));
+    }
     let url = arguments.url();
     let address = address(&url).with_context(|| {
         format!("--server {url}: expected unix:///PATH, http://LOOPBACK:PORT or https://HOST:PORT")
@@ -187,7 +221,7 @@ pub(crate) async fn connect(arguments: &ConnectArgs) -> anyhow::Result<Client> {
     }
     // A Unix socket's server does not ask, and has no business with a token.
     let bearer = match address {
-        Address::Unix => Bearer(None),
+        Address::Unix => Bearer::Nobody,
         _ => Bearer::from_environment()?,
     };
     let channel = endpoint.connect().await.map_err(|error| {

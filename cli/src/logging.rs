@@ -8,8 +8,10 @@ use crate::args::LogFormat;
 
 /// Environment variable with the level, in tracing's directive syntax.
 const LEVEL: &str = "EBPF_HELLO_LOG";
-/// What the libraries of the stores say in the course of their work is of no use to who runs us.
-const DEFAULT: &str = "info,async_nats=warn,fjall=warn,lsm_tree=warn";
+/// What the libraries of the stores say in the course of their work is of no use to who runs us; what those of the API
+/// server say, who watches it says better.
+const DEFAULT: &str =
+    "info,async_nats=warn,fjall=warn,lsm_tree=warn,kube_client=off,kube_runtime=off";
 
 pub(crate) fn start(format: LogFormat) {
     let (filter, problem) = match std::env::var(LEVEL) {

@@ -1,11 +1,13 @@
 //! `ebpf-hello`: the one binary. Commands are modules; this only parses and dispatches.
 
+mod access;
 mod agent;
 mod apiserver;
 mod args;
 mod arrival;
 mod check;
 mod client;
+mod cluster;
 mod collector;
 mod connect;
 mod control;

@@ -188,7 +188,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/ringBytes"),
     );
     // Those of files are named above, and select no pods.
-    let of_objects = list(status, "/filters").filter(|filter| show(filter.get("uid")) != "");
+    let of_objects = list(status, "/filters").filter(|filter| !show(filter.get("uid")).is_empty());
     for filter in of_objects.clone().take(SHOWN) {
         text.push_str(&format!(
             "filter       {} generation {}: {} pods{}\n",

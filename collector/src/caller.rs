@@ -15,7 +15,8 @@ use std::{
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use tonic::Status;
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
 use crate::refusal;
 
@@ -24,8 +25,45 @@ use crate::refusal;
 pub enum Reader {
     /// Everything: all namespaces, and what is in no pod.
     All,
-    /// What belongs to pods of these namespaces; besides, told losses, which belong to nobody.
+    /// What belongs to pods of these namespaces; of losses that may be others', only that there were some.
     Namespaces(Arc<BTreeSet<String>>),
+}
+
+/// What a known caller may read.
+#[derive(Clone, Debug)]
+pub enum Reads {
+    /// Said once and for all: by a line of a file, or by the mode of a Unix socket.
+    Always(Reader),
+    /// Asked at each request, and again while a stream lasts.
+    Asked(Arc<dyn Authorize>),
+}
+
+/// Decides what one reader may read, each time anew.
+#[async_trait]
+pub trait Authorize: Send + Sync + fmt::Debug {
+    /// What it may read of these namespaces; of none: everything, what is in no pod included.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED where one of them is not allowed, UNAUTHENTICATED where it is nobody any more, UNAVAILABLE
+    /// where whoever decides cannot be asked.
+    async fn authorize(&self, namespaces: &[String]) -> Result<Grant, Status>;
+}
+
+/// What may be read, and for how long that was said.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// What.
+    pub reader: Reader,
+    /// When it has to be asked for again; `None`: it lasts as long as the connection.
+    pub until: Option<Instant>,
+}
+
+/// The right that a stream was opened with, looked at while it lasts.
+#[derive(Debug)]
+pub(crate) struct Right {
+    reads: Reads,
+    namespaces: Vec<String>,
+    grant: Grant,
 }
 
 /// For which nodes a caller may publish.
@@ -38,12 +76,12 @@ pub enum Publisher {
 }
 
 /// Who asks. The default is nobody: may do nothing but ask for health and enrol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// How to call it in logs; `None` when it gave no credentials.
     pub name: Option<String>,
     /// What it may read; `None`: nothing.
-    pub reads: Option<Reader>,
+    pub reads: Option<Reads>,
     /// What it may publish; `None`: nothing.
     pub publishes: Option<Publisher>,
 }
@@ -89,7 +127,9 @@ pub struct Trusted;
 
 #[async_trait]
 impl Authenticate for Trusted {
-    async fn authenticate(&self, _: &Peer, _: &HeaderMap) -> Result<Caller, Status> {
+    async fn authenticate(&self, peer: &Peer, _: &HeaderMap) -> Result<Caller, Status> {
+        // Else its connection would be taken for nobody's, and ended.
+        peer.recognition.recognise();
         Ok(Caller::trusted())
     }
 }
@@ -104,6 +144,66 @@ impl Reader {
             (Reader::All, _) => true,
             (Reader::Namespaces(namespaces), Some(namespace)) => namespaces.contains(namespace),
             (Reader::Namespaces(_), None) => false,
+        }
+    }
+
+    /// Whether it may see all that another may.
+    fn covers(&self, other: &Reader) -> bool {
+        match (self, other) {
+            (Reader::All, _) => true,
+            (Reader::Namespaces(_), Reader::All) => false,
+            (Reader::Namespaces(own), Reader::Namespaces(others)) => own.is_superset(others),
+        }
+    }
+}
+
+// === impl Reads ===
+
+impl From<Reader> for Reads {
+    fn from(reader: Reader) -> Self {
+        Reads::Always(reader)
+    }
+}
+
+impl Reads {
+    async fn grant(&self, namespaces: &[String]) -> Result<Grant, Status> {
+        match self {
+            Reads::Always(reader) => Ok(Grant {
+                reader: reader.clone(),
+                until: None,
+            }),
+            Reads::Asked(authorize) => authorize.authorize(namespaces).await,
+        }
+    }
+}
+
+// === impl Right ===
+
+impl Right {
+    /// What may be read with it.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.grant.reader
+    }
+
+    /// Returns when it no longer holds, with the reason. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> Status {
+        loop {
+            match self.grant.until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+            match self.reads.grant(&self.namespaces).await {
+                Ok(now) if now.reader.covers(&self.grant.reader) => self.grant.until = now.until,
+                // Allowed less than before, and perhaps still what was asked for: that is found out by asking again.
+                Ok(_) => {
+                    return refusal::because(
+                        Code::Aborted,
+                        "RIGHTS_CHANGED",
+                        "what you may read has changed: ask again",
+                    );
+                }
+                Err(status) => return status,
+            }
         }
     }
 }
@@ -175,16 +275,34 @@ impl Caller {
     pub fn trusted() -> Self {
         Caller {
             name: Some("local".into()),
-            reads: Some(Reader::All),
+            reads: Some(Reader::All.into()),
             publishes: Some(Publisher::Any),
         }
     }
 
-    /// What it may read.
+    /// What it may read of these namespaces; of none: everything.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED if it is nobody, PERMISSION_DENIED if it may not, UNAVAILABLE if that cannot be found out.
+    pub async fn reader(&self, namespaces: &[String]) -> Result<Reader, Status> {
+        Ok(self.reads()?.grant(namespaces).await?.reader)
+    }
+
+    /// The same for a stream, which may lose it again.
+    pub(crate) async fn right(&self, namespaces: &[String]) -> Result<Right, Status> {
+        let reads = self.reads()?;
+        Ok(Right {
+            grant: reads.grant(namespaces).await?,
+            reads: reads.clone(),
+            namespaces: namespaces.to_vec(),
+        })
+    }
+
+    /// Whether it may read anything.
     ///
     /// # Errors
     /// UNAUTHENTICATED if it is nobody, PERMISSION_DENIED if it may read nothing.
-    pub fn reader(&self) -> Result<&Reader, Status> {
+    pub(crate) fn reads(&self) -> Result<&Reads, Status> {
         self.reads
             .as_ref()
             .ok_or_else(|| self.refuse("read events"))
@@ -232,11 +350,58 @@ mod tests {
         assert!(Reader::All.sees(None));
     }
 
-    #[test]
-    fn nobody_is_asked_to_show_credentials_and_a_node_may_not_read() {
+    /// How long an answer is good.
+    const GOOD: std::time::Duration = std::time::Duration::from_millis(50);
+
+    /// Answers with what it is told to.
+    #[derive(Debug)]
+    struct Told(std::sync::Mutex<Vec<Result<Reader, Status>>>);
+
+    #[async_trait]
+    impl Authorize for Told {
+        async fn authorize(&self, _: &[String]) -> Result<Grant, Status> {
+            let reader = self.0.lock().unwrap().remove(0)?;
+            let until = Some(Instant::now() + GOOD);
+            Ok(Grant { reader, until })
+        }
+    }
+
+    fn only(namespace: &str) -> Reader {
+        Reader::Namespaces(Arc::new(BTreeSet::from([namespace.to_owned()])))
+    }
+
+    async fn end(answers: Vec<Result<Reader, Status>>) -> (Status, std::time::Duration) {
+        let asked = Reads::Asked(Arc::new(Told(answers.into())));
+        let caller = Caller {
+            reads: Some(asked),
+            ..Caller::default()
+        };
+        let start = Instant::now();
+        let mut right = caller.right(&[]).await.unwrap();
+        (right.ended().await, start.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_right_lasts_while_whoever_decides_says_so() {
+        let denied = || Err(refusal::denied("no more"));
+        let (status, lasted) = end(vec![
+            Ok(only("shop")),
+            Ok(only("shop")),
+            Ok(Reader::All),
+            denied(),
+        ])
+        .await;
+        assert_eq!(status.message(), "no more");
+        assert!(lasted >= GOOD * 3, "{lasted:?}");
+        let (status, _) = end(vec![Ok(Reader::All), Ok(only("shop"))]).await;
+        assert_eq!(status.code(), Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_to_show_credentials_and_a_node_may_not_read() {
         let nobody = Caller::default();
         assert_eq!(
-            nobody.reader().unwrap_err().code(),
+            nobody.reader(&[]).await.unwrap_err().code(),
             tonic::Code::Unauthenticated
         );
         let node = Caller {
@@ -244,7 +409,7 @@ mod tests {
             publishes: Some(Publisher::Node("n1".into())),
             reads: None,
         };
-        let refused = node.reader().unwrap_err();
+        let refused = node.reader(&[]).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::PermissionDenied);
         assert!(refused.message().contains("node n1"), "{refused}");
         assert!(node.publisher().unwrap().is_for("n1"));

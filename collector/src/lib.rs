@@ -3,6 +3,7 @@
 //! ```text
 //! agents ──Publish──▶ ingest ──append──▶ log (hub and store) ──read──▶ subscriber ──queue──▶ Observe, /v1/events
 //!                        └──reports──▶ fleet ◀── ListNodes, GetCounters, …
+//!                                        └──▶ status, under a lease ──▶ API server
 //! ```
 //!
 //! One slow subscriber never slows another or the ingest: each reads the log by itself, filters, and has a
@@ -15,6 +16,7 @@ pub mod caller;
 pub mod fleet;
 pub mod ingest;
 pub mod kubernetes;
+pub mod lease;
 pub mod log;
 pub mod mask;
 pub mod metrics;
@@ -22,4 +24,5 @@ pub mod refusal;
 mod schema;
 pub mod selection;
 pub mod serve;
+pub mod status;
 pub mod token;

@@ -64,6 +64,18 @@ pub fn because(code: Code, reason: &str, message: impl Into<String>) -> Status {
     )
 }
 
+/// The same refusal for a stream that had begun, with the token to go on with in its `ErrorInfo`, if there is one.
+pub(crate) fn resumable(status: &Status, token: &str) -> Status {
+    if token.is_empty() {
+        return status.clone();
+    }
+    let mut details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone());
+    let metadata = HashMap::from([("resume_token".to_owned(), token.to_owned())]);
+    details.set_error_info(reason.unwrap_or_else(|| "ENDED".into()), DOMAIN, metadata);
+    Status::with_error_details(status.code(), status.message(), details)
+}
+
 /// PERMISSION_DENIED: known, but not allowed.
 pub fn denied(message: impl Into<String>) -> Status {
     because(Code::PermissionDenied, "NOT_ALLOWED", message)

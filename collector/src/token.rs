@@ -1,24 +1,27 @@
-//! Resume tokens: a place in a log, as a reader carries it. Opaque to the reader, authenticated, valid wherever
-//! the log is served.
+//! Resume tokens: a place in a log, as a reader carries it. Sealed, and valid wherever the log is served.
+//!
+//! Sealed, not only signed: from the places of two tokens a reader could tell how much came in between, others'
+//! events included.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
-    hmac,
+    aead::{self, Aad, LessSafeKey, Nonce, UnboundKey},
     rand::{SecureRandom as _, SystemRandom},
 };
 
 use crate::log::{Log, Place};
 
 /// First byte of a token.
-const VERSION: u8 = 1;
-/// Version, position, event.
-const PLACE_LEN: usize = 1 + 8 + 4;
-/// HMAC-SHA256, in full.
-const TAG_LEN: usize = 32;
+const VERSION: u8 = 2;
+/// Position, event.
+const PLACE_LEN: usize = 8 + 4;
+/// ChaCha20-Poly1305 (RFC 8439).
+const TAG_LEN: usize = 16;
+const SEALED_LEN: usize = PLACE_LEN + TAG_LEN;
 /// Characters of a token; longer ones are not looked at.
-pub const TOKEN_LEN: usize = (PLACE_LEN + TAG_LEN) * 4 / 3;
+pub const TOKEN_LEN: usize = ((1 + aead::NONCE_LEN + SEALED_LEN) * 4).div_ceil(3);
 
-/// What authenticates the tokens of a log: 32 random bytes, kept with the log.
+/// What seals the tokens of a log: 32 random bytes, kept with the log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenKey([u8; 32]);
 
@@ -43,13 +46,20 @@ pub enum TokenError {
 
 /// The token of a place in a log.
 pub fn encode(log: &dyn Log, place: Place) -> String {
-    let mut bytes = Vec::with_capacity(PLACE_LEN + TAG_LEN);
-    bytes.push(VERSION);
-    bytes.extend(place.position.to_be_bytes());
-    bytes.extend(place.event.to_be_bytes());
-    let tag = hmac::sign(&log.token_key().hmac(), &signed(log, &bytes));
-    bytes.extend(tag.as_ref());
-    URL_SAFE_NO_PAD.encode(bytes)
+    let mut nonce = [0; aead::NONCE_LEN];
+    random(&mut nonce);
+    let mut sealed = Vec::with_capacity(SEALED_LEN);
+    sealed.extend(place.position.to_be_bytes());
+    sealed.extend(place.event.to_be_bytes());
+    log.token_key()
+        .aead()
+        .seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(context(log)),
+            &mut sealed,
+        )
+        .expect("fails only past 256 GiB");
+    URL_SAFE_NO_PAD.encode([&[VERSION][..], &nonce[..], &sealed[..]].concat())
 }
 
 /// The place of a token.
@@ -60,27 +70,45 @@ pub fn decode(log: &dyn Log, token: &str) -> Result<Place, TokenError> {
     if token.len() != TOKEN_LEN {
         return Err(TokenError::Length(token.len()));
     }
-    let bytes = URL_SAFE_NO_PAD
+    let mut bytes = URL_SAFE_NO_PAD
         .decode(token)
         .map_err(|_| TokenError::Characters)?;
-    let Some((place, tag)) = bytes.split_first_chunk::<PLACE_LEN>() else {
+    let Some((version, rest)) = bytes.split_first_mut() else {
         return Err(TokenError::Length(token.len()));
     };
-    let [version, p0, p1, p2, p3, p4, p5, p6, p7, e0, e1, e2, e3] = *place;
-    if version != VERSION {
-        return Err(TokenError::Version(version));
+    if *version != VERSION {
+        return Err(TokenError::Version(*version));
     }
-    hmac::verify(&log.token_key().hmac(), &signed(log, place), tag)
+    let Some((nonce, sealed)) = rest.split_first_chunk_mut::<{ aead::NONCE_LEN }>() else {
+        return Err(TokenError::Length(token.len()));
+    };
+    let place = log
+        .token_key()
+        .aead()
+        .open_in_place(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(context(log)),
+            sealed,
+        )
         .map_err(|_| TokenError::Foreign)?;
+    let &mut [p0, p1, p2, p3, p4, p5, p6, p7, e0, e1, e2, e3] = place else {
+        return Err(TokenError::Foreign);
+    };
     Ok(Place {
         position: u64::from_be_bytes([p0, p1, p2, p3, p4, p5, p6, p7]),
         event: u32::from_be_bytes([e0, e1, e2, e3]),
     })
 }
 
-/// The log is part of what is signed, not of what is sent.
-fn signed(log: &dyn Log, place: &[u8]) -> Vec<u8> {
-    [b"ebpf-hello resume\0", log.id().as_bytes(), b"\0", place].concat()
+/// The log is part of what is authenticated, not of what is sent.
+fn context(log: &dyn Log) -> Vec<u8> {
+    [b"ebpf-hello resume\0", log.id().as_bytes()].concat()
+}
+
+fn random(bytes: &mut [u8]) {
+    SystemRandom::new()
+        .fill(bytes)
+        .expect("getrandom(2) does not fail once the system is up");
 }
 
 // === impl TokenKey ===
@@ -89,9 +117,7 @@ impl TokenKey {
     /// A new one.
     pub fn random() -> Self {
         let mut bytes = [0; 32];
-        SystemRandom::new()
-            .fill(&mut bytes)
-            .expect("getrandom(2) does not fail once the system is up");
+        random(&mut bytes);
         TokenKey(bytes)
     }
 
@@ -100,8 +126,9 @@ impl TokenKey {
         &self.0
     }
 
-    fn hmac(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    fn aead(&self) -> LessSafeKey {
+        let key = UnboundKey::new(&aead::CHACHA20_POLY1305, &self.0);
+        LessSafeKey::new(key.expect("its keys have 32 bytes"))
     }
 }
 
@@ -149,10 +176,11 @@ mod tests {
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
             let error = decode(&log, &changed).unwrap_err();
-            assert!(
-                matches!(error, TokenError::Version(_) | TokenError::Foreign),
-                "{at}: {error}"
+            let is_found = matches!(
+                error,
+                TokenError::Version(_) | TokenError::Foreign | TokenError::Characters
             );
+            assert!(is_found, "{at}: {error}");
         }
     }
 
@@ -167,6 +195,7 @@ mod tests {
         assert_eq!(decode(&log, &long), Err(TokenError::Length(1 << 20)));
         let odd = "=".repeat(TOKEN_LEN);
         assert_eq!(decode(&log, &odd), Err(TokenError::Characters));
+        assert_ne!(token, encode(&log, PLACE), "nothing can be told from two");
         let zeros = "A".repeat(TOKEN_LEN);
         assert_eq!(decode(&log, &zeros), Err(TokenError::Version(0)));
         assert_eq!(format!("{:?}", TokenKey::random()), "TokenKey");

@@ -154,16 +154,27 @@ impl Enrolment {
         self.kept().map(|kept| kept.expires())
     }
 
-    /// A new connection to the collector as this node; enrols first where there is no valid certificate.
+    /// A new connection to the collector as this node; enrols first where there is no valid certificate, or none that
+    /// the collector takes: it may have another authority than the one that this node's is from.
     ///
     /// # Errors
     /// As [`EnrolmentError`] says.
     pub async fn connect(&self) -> Result<Channel, EnrolmentError> {
-        let kept = match self.kept().filter(|kept| kept.is_valid()) {
-            Some(kept) => kept,
-            None => self.enrol().await?,
+        let Some(kept) = self.kept().filter(|kept| kept.is_valid()) else {
+            let new = self.enrol().await?;
+            return self.channel(Some(&new)).await;
         };
-        self.channel(Some(&kept)).await
+        match self.channel(Some(&kept)).await {
+            Err(error) if self.options.token.is_some() && tls::refuses_us(&error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the collector does not take this node's certificate: the node enrols again"
+                );
+                let new = self.enrol().await?;
+                self.channel(Some(&new)).await
+            }
+            connected => connected,
+        }
     }
 
     /// Renews the certificate at about half of its life, for ever. Errors are logged, and the present one serves
@@ -274,7 +285,17 @@ impl Enrolment {
 
     async fn channel(&self, kept: Option<&Kept>) -> Result<Channel, EnrolmentError> {
         let more = match &self.options.authorities {
-            Some(path) => kept::read_certificates(path).await?,
+            Some(path) => match kept::read_certificates(path).await {
+                // What the collector named itself is enough, should the file be away.
+                Err(error) if kept.is_some_and(|kept| !kept.authorities().is_empty()) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "trusts only what the collector named"
+                    );
+                    Vec::new()
+                }
+                more => more?,
+            },
             None => Vec::new(),
         };
         let config = tls::config(kept, more, &self.options)?;

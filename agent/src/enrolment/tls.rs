@@ -3,11 +3,14 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    AlertDescription, ClientConfig, RootCertStore,
     client::Resumption,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{EnrolmentError, EnrolmentOptions, kept::Kept};
@@ -57,14 +60,49 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Connects.
+/// Connects, and waits for the first bytes of the server: in TLS 1.3 it looks at our certificate only after the
+/// handshake has ended here, and would refuse it in the middle of the first request.
+///
+/// # Errors
+/// The connection fails, or the server refuses it: see [`refuses_us`].
 pub(super) async fn connect(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     host: &str,
     port: u16,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<BufReader<TlsStream<TcpStream>>> {
     let io = TcpStream::connect((host, port)).await?;
     io.set_nodelay(true)?;
-    TlsConnector::from(config).connect(name, io).await
+    let stream = TlsConnector::from(config).connect(name, io).await?;
+    // A server of HTTP/2 speaks first.
+    let mut stream = BufReader::new(stream);
+    stream.fill_buf().await?;
+    Ok(stream)
+}
+
+/// Whether an error says that the server does not take our certificate.
+pub(super) fn refuses_us(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let tls = inner
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .or_else(|| error.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(alert)) = tls {
+            return matches!(
+                alert,
+                AlertDescription::UnknownCA
+                    | AlertDescription::BadCertificate
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::DecryptError
+                    | AlertDescription::AccessDenied
+            );
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -5,8 +5,9 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -101,7 +102,13 @@ impl Place {
         }
         fs::create_dir_all(&self.directory)?;
         let next = self.directory.join(format!("{FILE}.next"));
-        let mut file = File::create(&next)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            // Labels of pods are nobody's business.
+            .mode(0o600)
+            .open(&next)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&next, self.directory.join(FILE))?;

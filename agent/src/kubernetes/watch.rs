@@ -59,6 +59,8 @@ struct Watch<K> {
     what: String,
     reach: Reach,
     backoff: Backoff,
+    /// It was said that the server is away.
+    is_told: bool,
 }
 
 /// What there is and each change of it, for ever: errors end in another attempt and in [`Reach`], never in the stream.
@@ -79,6 +81,7 @@ where
         config,
         reach,
         backoff: Backoff::default(),
+        is_told: false,
     };
     stream::unfold(watch, |mut watch| async {
         let event = watch.next().await;
@@ -120,7 +123,7 @@ where
 
     fn answered(&mut self) {
         self.backoff.reset();
-        if self.reach.away().is_some_and(|away| away >= AWAY) {
+        if std::mem::take(&mut self.is_told) {
             tracing::info!(what = self.what, "the API server is back");
         }
         self.reach.note(true);
@@ -143,13 +146,13 @@ where
             self.reach.note(false);
         }
         let wait = self.backoff.wait(failure, Instant::now(), fastrand::f64());
-        match failure {
-            Failure::Refused => {
-                tracing::warn!(what = self.what, %error, ?wait, "the API server refuses a watch");
-            }
-            Failure::Cut | Failure::Away => {
-                tracing::debug!(what = self.what, %error, ?wait, "a watch failed");
-            }
+        let what = &self.what;
+        if failure == Failure::Refused {
+            tracing::warn!(what, %error, ?wait, "the API server refuses a watch");
+        } else if self.reach.is_away() && !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(what, %error, "the API server is away: what is known of it stays");
+        } else {
+            tracing::debug!(what, %error, ?wait, "a watch failed");
         }
         sleep(wait).await;
     }
@@ -162,6 +165,13 @@ where
 fn failure(error: &Error) -> Failure {
     match error {
         Error::WatchFailed(_) | Error::WatchError(_) => Failure::Cut,
+        // Not yet, or not now: as for a definition that is new, whose storage is being made.
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 429 || status.code >= 500 =>
+        {
+            Failure::Away
+        }
         Error::InitialListFailed(kube::Error::Api(_))
         | Error::WatchStartFailed(kube::Error::Api(_))
         | Error::NoResourceVersion => Failure::Refused,

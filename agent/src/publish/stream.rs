@@ -27,6 +27,8 @@ const OPENING: Duration = Duration::from_secs(10);
 /// A peer that is silent so long is asked whether it lives, and given up after the second time.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between reports where what is in the kernel changed: the collector tells of it within a second.
+const REPORT_SOON: Duration = Duration::from_millis(10);
 /// For the last acknowledgements and a clean end of the stream.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -82,7 +84,12 @@ struct Session<'a> {
     /// A report that was not sent yet, and when the next may be.
     report: bool,
     report_due: Instant,
+    /// When the last one was sent, and what it said of filters.
+    reported: Option<(Instant, Vec<Told>)>,
 }
+
+/// What a report says of one filter and must not wait to be told: which it is, and what became of it.
+type Told = (String, String, i64, bool, String);
 
 // === impl Compression ===
 
@@ -237,6 +244,7 @@ impl Uplink {
             responses,
             report: false,
             report_due: Instant::now(),
+            reported: None,
         })
     }
 
@@ -299,7 +307,10 @@ impl Session<'_> {
                     Err(_) => break self.reason().await,
                 },
                 () = shared.work.notified(), if idle => idle = false,
-                Ok(()) = reports.changed() => self.report = true,
+                Ok(()) = reports.changed() => {
+                    self.report = true;
+                    self.hasten(reports.borrow_and_update().as_ref());
+                }
                 () = sleep_until(self.report_due), if self.report => {
                     if let Err(status) = self.send_report(&mut reports).await {
                         break status;
@@ -330,6 +341,15 @@ impl Session<'_> {
         }
     }
 
+    /// A report with news of filters does not wait for the interval to pass.
+    fn hasten(&mut self, report: Option<&v1::NodeReport>) {
+        if let (Some(report), Some((sent, before))) = (report, &self.reported)
+            && *before != told(report)
+        {
+            self.report_due = self.report_due.min(*sent + REPORT_SOON);
+        }
+    }
+
     async fn send_report(
         &mut self,
         reports: &mut watch::Receiver<Option<v1::NodeReport>>,
@@ -339,7 +359,9 @@ impl Session<'_> {
         let Some(report) = reports.borrow_and_update().clone() else {
             return Ok(());
         };
-        self.report_due = Instant::now() + self.uplink.shared.state().report_interval;
+        let now = Instant::now();
+        self.report_due = now + self.uplink.shared.state().report_interval;
+        self.reported = Some((now, told(&report)));
         let request = PublishRequest {
             message: Some(publish_request::Message::Report(Box::new(report))),
         };
@@ -377,6 +399,21 @@ impl Session<'_> {
         // A collector that does not end it in time is left.
         let _ = timeout(CLOSING, farewell).await;
     }
+}
+
+fn told(report: &v1::NodeReport) -> Vec<Told> {
+    let filters = report.filters.iter();
+    filters
+        .map(|state| {
+            (
+                state.filter.clone(),
+                state.uid.clone(),
+                state.observed_generation,
+                state.programmed,
+                state.reason.clone(),
+            )
+        })
+        .collect()
 }
 
 fn next_batch(shared: &Shared) -> Option<PublishRequest> {

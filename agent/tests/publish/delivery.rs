@@ -194,3 +194,44 @@ async fn reports_are_sent_at_the_collectors_interval_and_on_each_stream() {
     collector.arrive();
     until("it is repeated", || generations(&collector) == [50]).await;
 }
+
+#[tokio::test]
+async fn news_of_a_filter_does_not_wait_for_the_interval() {
+    let mut collector = Collector::new();
+    collector.behaviour().settings = Some(v1::Settings {
+        report_interval: Some(ebpf_hello_proto::Duration::from_nanos(60_000_000_000)),
+        ..v1::Settings::default()
+    });
+    collector.arrive();
+    let (publisher, _) = start(options(7), &collector);
+    let report = |observed_generation, pods| v1::NodeReport {
+        filters: vec![v1::FilterState {
+            uid: "u".into(),
+            observed_generation,
+            programmed: true,
+            pods,
+            ..v1::FilterState::default()
+        }],
+        ..v1::NodeReport::default()
+    };
+    let seen = |collector: &Collector| -> Vec<(i64, u32)> {
+        let behaviour = collector.behaviour();
+        let filters = behaviour.reports.iter().map(|report| &report.filters[0]);
+        filters
+            .map(|state| (state.observed_generation, state.pods))
+            .collect()
+    };
+    publisher.reports().send_replace(Some(report(1, 0)));
+    until("the first", || seen(&collector) == [(1, 0)]).await;
+    // Another count of pods is no news.
+    publisher.reports().send_replace(Some(report(1, 5)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(seen(&collector), [(1, 0)]);
+    let changed = std::time::Instant::now();
+    publisher.reports().send_replace(Some(report(2, 5)));
+    until("the change", || seen(&collector) == [(1, 0), (2, 5)]).await;
+    assert!(
+        changed.elapsed() < Duration::from_secs(5),
+        "far below the interval"
+    );
+}

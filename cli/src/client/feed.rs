@@ -12,9 +12,9 @@ use ebpf_hello_proto::v1::{
 };
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Observer, observer, refusal};
 use crate::{connect::ConnectArgs, exit::Unreachable};
@@ -85,6 +85,8 @@ enum End {
     Broken(anyhow::Error),
     /// It will not.
     Refused(anyhow::Error),
+    /// Its token is about to end: the next one goes on with another.
+    Renewed,
     /// Nobody listens to us any more.
     Unwanted,
 }
@@ -124,6 +126,7 @@ impl Session {
         loop {
             let error = match self.stream().await {
                 End::Complete | End::Unwanted => return,
+                End::Renewed => continue,
                 End::Refused(error) => error,
                 End::Broken(error) => match self.wait(error).await {
                     Ok(()) => continue,
@@ -181,9 +184,21 @@ impl Session {
             Ok(Err(status)) => return self.end(&status),
             Ok(Ok(stream)) => stream,
         };
+        let renewal = self.options.connect.renewal();
+        let renewal = renewal.map(|life| Instant::now() + life);
         loop {
-            let response = match timeout(silence, stream.message()).await {
+            let left = renewal.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return End::Renewed;
+            }
+            let patience = left.map_or(silence, |left| left.min(silence));
+            let response = match timeout(patience, stream.message()).await {
+                Err(_) if patience < silence => return End::Renewed,
                 Err(_) => return End::Broken(silent(silence)),
+                // A token that ended meanwhile: its file may hold another by now.
+                Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+                    return End::Broken(self.explain(&status));
+                }
                 Ok(Err(status)) => return self.end(&status),
                 Ok(Ok(None)) if self.is_complete() => return End::Complete,
                 Ok(Ok(None)) => {
@@ -228,9 +243,13 @@ impl Session {
         !request.follow || request.until.is_some_and(|until| until.seconds <= now + 1)
     }
 
-    fn end(&self, status: &Status) -> End {
+    fn explain(&self, status: &Status) -> anyhow::Error {
         let selection = self.options.request.selection.as_ref();
-        let error = refusal::explain(status, selection.unwrap_or(&Selection::default()));
+        refusal::explain(status, selection.unwrap_or(&Selection::default()))
+    }
+
+    fn end(&self, status: &Status) -> End {
+        let error = self.explain(status);
         if refusal::is_transient(status) {
             End::Broken(if self.established {
                 error.context(Unreachable)

@@ -29,6 +29,9 @@ pub(super) const BACKDATE: Duration = Duration::from_secs(3600);
 /// How long an authority made here is valid.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// How the common name of an authority made here begins.
+pub(super) const COMMON_NAME: &str = "ebpf-hello authority ";
+
 /// Certificates that may be trusted at once.
 const MAX_AUTHORITIES: usize = 16;
 
@@ -100,7 +103,7 @@ impl AuthorityPem {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        params.distinguished_name = common_name(&format!("ebpf-hello authority {short}"));
+        params.distinguished_name = common_name(&format!("{COMMON_NAME}{short}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.not_before = (now - BACKDATE).into();
@@ -133,10 +136,7 @@ impl Authority {
             problem,
         };
         let bundle = certificates(&pem.certificates, place)?;
-        let key = std::str::from_utf8(&pem.key)
-            .map_err(|error| error.to_string())
-            .and_then(|text| KeyPair::from_pem(text).map_err(|error| error.to_string()))
-            .map_err(|error| problem(format!("its key is not PKCS #8 as PEM: {error}")))?;
+        let key = key_pair(&pem.key, place)?;
         for der in &bundle {
             let (_, parsed) = X509Certificate::from_der(der)
                 .map_err(|error| problem(format!("not a certificate: {error}")))?;
@@ -367,6 +367,56 @@ async fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .await?;
     file.write_all(bytes).await?;
     file.sync_all().await
+}
+
+/// Replaces a file with one for its owner only, whole or not at all. Its directory is made, if need be.
+pub(super) async fn replace(path: &Path, bytes: &[u8]) -> Result<(), AccessError> {
+    let failed = |source| AccessError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let draft = path.with_extension(format!("new-{}", std::process::id()));
+    let write = async {
+        if let Some(directory) = path.parent() {
+            tokio::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .await?;
+        }
+        // Of a process of this number that died here.
+        let _ = tokio::fs::remove_file(&draft).await;
+        write_new(&draft, bytes, 0o600).await?;
+        tokio::fs::rename(&draft, path).await
+    };
+    write.await.map_err(failed)
+}
+
+fn key_pair(pem: &[u8], place: &str) -> Result<KeyPair, AccessError> {
+    std::str::from_utf8(pem)
+        .map_err(|error| error.to_string())
+        .and_then(|text| KeyPair::from_pem(text).map_err(|error| error.to_string()))
+        .map_err(|error| AccessError::Authority {
+            what: place.to_owned(),
+            problem: format!("its key is not PKCS #8 as PEM: {error}"),
+        })
+}
+
+/// The public half of a key, as a certificate holds it.
+pub(super) fn public_key(pem: &[u8], place: &str) -> Result<Vec<u8>, AccessError> {
+    Ok(key_pair(pem, place)?.public_key_raw().to_vec())
+}
+
+/// Certificates as a PEM text.
+pub(super) fn pem_of<'a>(all: impl Iterator<Item = &'a CertificateDer<'static>>) -> Vec<u8> {
+    let all: Vec<_> = all
+        .map(|der| pem::Pem::new("CERTIFICATE", der.as_ref()))
+        .collect();
+    pem::encode_many_config(
+        &all,
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    )
+    .into_bytes()
 }
 
 /// The certificates in a PEM text: at least one, at most [`MAX_AUTHORITIES`].

@@ -75,7 +75,7 @@ impl Credentials {
         }
         let Some(readers) = &self.readers else {
             return Err(refusal::unauthenticated(
-                "this server knows no readers: start it with --readers",
+                "this server knows no readers: start it with --readers, or --kubernetes",
             ));
         };
         match readers.verify(credential).await {
@@ -124,7 +124,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
     }
 }
 
-fn refuse(credential: ReaderCredential<'_>, refused: &Refused) -> Status {
+pub(super) fn refuse(credential: ReaderCredential<'_>, refused: &Refused) -> Status {
     let what = match credential {
         ReaderCredential::Token(_) => "the token".to_owned(),
         ReaderCredential::Certificate(name) => format!("the certificate's name {name:?}"),
@@ -142,6 +142,12 @@ fn refuse(credential: ReaderCredential<'_>, refused: &Refused) -> Status {
             "EXPIRED_CREDENTIALS",
             format!("{what} has expired: get a new one"),
         ),
+        Refused::Audience { others, command } => refusal::because(
+            Code::Unauthenticated,
+            "WRONG_AUDIENCE",
+            format!("{what} is for {others}, not for this collector: get one with `{command}`"),
+        ),
+        Refused::NotAllowed(why) => refusal::denied(why.clone()),
         Refused::Unavailable(why) => refusal::because(
             Code::Unavailable,
             "VERIFIER_UNAVAILABLE",

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::{
     Failures, Refused, Reload, TlsFiles, TokenNode, TokenVerifier, check_node,
-    credentials::too_often, reload::chain, secrets::MAX_TOKEN,
+    credentials::too_often, kubernetes::AGENT_AUDIENCE, reload::chain, secrets::MAX_TOKEN,
 };
 use crate::{
     caller::{Certified, Peer},
@@ -72,7 +72,7 @@ impl Enrollment {
         }
         let Some(tokens) = &self.tokens else {
             return Err(refusal::unauthenticated(
-                "this collector takes no bootstrap tokens: start it with --bootstrap-tokens",
+                "this collector takes no bootstrap tokens: start it with --bootstrap-tokens, or --kubernetes",
             ));
         };
         let verified = if request.token.len() > MAX_TOKEN {
@@ -109,6 +109,21 @@ impl Enrollment {
                     "EXPIRED_CREDENTIALS",
                     "the bootstrap token has expired: give the agent a new one",
                 ))
+            }
+            Err(Refused::Audience { others, .. }) => {
+                self.fail(peer, request, "a token for another audience");
+                Err(refusal::because(
+                    Code::Unauthenticated,
+                    "WRONG_AUDIENCE",
+                    format!(
+                        "the token is for {others}, not for this collector: mount one with audience {AGENT_AUDIENCE} \
+                         (volume serviceAccountToken)"
+                    ),
+                ))
+            }
+            Err(Refused::NotAllowed(why)) => {
+                self.fail(peer, request, "a token of somebody else");
+                Err(refusal::denied(why))
             }
             Err(Refused::Unavailable(why)) => Err(refusal::because(
                 Code::Unavailable,

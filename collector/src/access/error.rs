@@ -47,6 +47,24 @@ pub enum AccessError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The API server refused, or could not be reached.
+    #[error("cannot {verb} {what}{}", hint(source))]
+    Cluster {
+        /// `get` or `patch`.
+        verb: &'static str,
+        /// The object.
+        what: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// The API server said nothing in time.
+    #[error("cannot {verb} {what}: the API server does not answer")]
+    NoAnswer {
+        /// `get` or `patch`.
+        verb: &'static str,
+        /// The object.
+        what: String,
+    },
     /// A certificate cannot be issued.
     #[error("cannot issue a certificate for {name}")]
     Issue {
@@ -102,4 +120,32 @@ pub enum AccessError {
         /// Why.
         source: io::Error,
     },
+}
+
+// === impl AccessError ===
+
+impl AccessError {
+    /// Whether the API server gave no answer, rather than a refusal.
+    pub(super) fn is_unanswered(&self) -> bool {
+        match self {
+            AccessError::NoAnswer { .. } => true,
+            AccessError::Cluster { source, .. } => {
+                !matches!(**source, kube::Error::Api(ref status) if status.code < 500 && status.code != 429)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What to do about the commonest refusals.
+fn hint(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            " (it is not there: make it empty; the collector fills it)"
+        }
+        kube::Error::Api(status) if status.code == 403 => {
+            " (the collector's ServiceAccount needs the rights to get and patch it)"
+        }
+        _ => "",
+    }
 }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Nodes show a certificate of the collector's own [`Authority`], which [`Enrollment`] exchanges for a bootstrap
-//! token; readers show a bearer token or a certificate of the operator's. What stands in files is read again
+//! token; readers show a bearer token or a certificate of the operator's. In a [cluster](kubernetes) its API server knows
+//! both. What stands in files is read again
 //! when it changes; a file that is broken then leaves what it held before in force.
 
 mod authority;
@@ -18,6 +19,7 @@ mod door;
 mod enrollment;
 mod error;
 mod failures;
+pub mod kubernetes;
 mod limits;
 mod listen;
 mod name;
@@ -39,5 +41,6 @@ pub use name::{NODE_URI, NotANode, check_node, node_uri};
 pub use reload::{RELOAD, Reload, Source};
 pub use tls::{ServerCertificate, Tls, TlsFiles};
 pub use verifier::{
-    ReaderCredential, ReaderFile, ReaderVerifier, Refused, TokenFile, TokenNode, TokenVerifier,
+    FirstThatKnows, ReaderCredential, ReaderFile, ReaderVerifier, Refused, TokenFile, TokenNode,
+    TokenVerifier,
 };

@@ -19,7 +19,7 @@ pub(super) const MAX_TOKEN: usize = 8192;
 const MAX_LINES: usize = 10_000;
 
 /// The SHA-256 of a token.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Hash([u8; digest::SHA256_OUTPUT_LEN]);
 
 /// What a line begins with.

@@ -9,7 +9,7 @@ use super::{
     reload::read_bounded,
     secrets::{self, Line, Secret},
 };
-use crate::caller::Reader;
+use crate::caller::{Reader, Reads};
 
 /// Why credentials are not good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,15 @@ pub enum Refused {
     Unknown,
     /// They were good.
     Expired,
+    /// They are good elsewhere: a token is for whom it names.
+    Audience {
+        /// Whom it names instead.
+        others: String,
+        /// The command to get a good one with.
+        command: String,
+    },
+    /// They are somebody's who may not do this: a sentence.
+    NotAllowed(String),
     /// Whoever knows could not be asked: a sentence.
     Unavailable(String),
 }
@@ -60,7 +69,7 @@ pub trait ReaderVerifier: Send + Sync + fmt::Debug {
     async fn verify(
         &self,
         credential: ReaderCredential<'_>,
-    ) -> Result<(String, Option<Reader>), Refused>;
+    ) -> Result<(String, Option<Reads>), Refused>;
 }
 
 /// Bootstrap tokens in a file, a line each: `TOKEN[,NODE][,expires=TIME]`; without a node it is good for any.
@@ -71,6 +80,10 @@ pub struct TokenFile(Arc<Reload<Lines>>);
 /// namespace and what is in no pod.
 #[derive(Debug)]
 pub struct ReaderFile(Arc<Reload<Lines>>);
+
+/// Several, asked in turn until one knows: a file first, then whoever has to be asked over the network.
+#[derive(Debug)]
+pub struct FirstThatKnows<V: ?Sized>(pub Vec<Arc<V>>);
 
 /// What the lines of a file are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +149,7 @@ impl ReaderVerifier for ReaderFile {
     async fn verify(
         &self,
         credential: ReaderCredential<'_>,
-    ) -> Result<(String, Option<Reader>), Refused> {
+    ) -> Result<(String, Option<Reads>), Refused> {
         let lines = self.0.current();
         let (line, name) = match credential {
             ReaderCredential::Token(token) => {
@@ -154,7 +167,7 @@ impl ReaderVerifier for ReaderFile {
         if line.has_expired() {
             return Err(Refused::Expired);
         }
-        Ok((name, reader(line)))
+        Ok((name, reader(line).map(Reads::Always)))
     }
 }
 
@@ -164,6 +177,41 @@ fn reader(line: &Line) -> Option<Reader> {
     }
     let namespaces: BTreeSet<String> = line.fields.iter().cloned().collect();
     (!namespaces.is_empty()).then(|| Reader::Namespaces(Arc::new(namespaces)))
+}
+
+// === impl FirstThatKnows ===
+
+#[async_trait]
+impl ReaderVerifier for FirstThatKnows<dyn ReaderVerifier> {
+    async fn verify(
+        &self,
+        credential: ReaderCredential<'_>,
+    ) -> Result<(String, Option<Reads>), Refused> {
+        let mut refused = Refused::Unknown;
+        for one in &self.0 {
+            match one.verify(credential).await {
+                Err(Refused::Unknown) => {}
+                Err(other) => refused = other,
+                known => return known,
+            }
+        }
+        Err(refused)
+    }
+}
+
+#[async_trait]
+impl TokenVerifier for FirstThatKnows<dyn TokenVerifier> {
+    async fn verify(&self, token: &str) -> Result<TokenNode, Refused> {
+        let mut refused = Refused::Unknown;
+        for one in &self.0 {
+            match one.verify(token).await {
+                Err(Refused::Unknown) => {}
+                Err(other) => refused = other,
+                known => return known,
+            }
+        }
+        Err(refused)
+    }
 }
 
 // === impl Lines ===
@@ -207,7 +255,11 @@ impl Lines {
                 more => Err(format!("{} nodes: expected one at most", more.len())),
             },
             // A label of DNS (RFC 1123): what a namespace's name is.
-            Kind::Readers => match line.fields.iter().find(|field| !is_namespace(field)) {
+            Kind::Readers => match line
+                .fields
+                .iter()
+                .find(|field| *field != "*" && !is_namespace(field))
+            {
                 Some(field) => Err(format!(
                     "{field:?} is no namespace: expected `*` or lower-case letters, digits and `-`"
                 )),
@@ -217,10 +269,10 @@ impl Lines {
     }
 }
 
-fn is_namespace(field: &str) -> bool {
-    field == "*"
-        || (field.len() <= 63
-            && field
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'))
+/// Whether a namespace can have this name.
+pub(super) fn is_namespace(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }

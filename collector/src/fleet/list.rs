@@ -226,8 +226,10 @@ fn node(name: &str, member: &Member, reader: &Reader) -> v1::Node {
         } else {
             said.version.clone()
         },
-        connected: member.session.is_some(),
-        last_seen: Some(member.last_seen.into()),
+        connected: member.has_stream(),
+        // Of a node that publishes it would tell when anybody's events came.
+        last_seen: (*reader == Reader::All || !member.has_stream())
+            .then(|| member.last_seen.into()),
         ..said
     }
 }

@@ -5,24 +5,29 @@
 
 mod list;
 mod page;
+mod peers;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ebpf_hello_proto::v1;
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+
+pub use self::peers::Peers;
 
 /// Most nodes that are remembered: past it the one unheard of for the longest goes.
 pub const MAX_NODES: usize = 20_000;
 /// Largest report that is kept whole: of a larger one what was counted per pod is left out.
 pub const MAX_REPORT_BYTES: usize = 512 << 10;
+/// A stream of ours that was silent for so long gives way to what another collector says of the node.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// Every node that publishes, or did within the time of the store.
 #[derive(Debug)]
@@ -31,6 +36,10 @@ pub struct Fleet {
     retention: Duration,
     connected: AtomicU64,
     sessions: AtomicU64,
+    /// Told when an agent came or went, or another filter is in a node's kernel.
+    changes: watch::Sender<()>,
+    /// Nodes of our own that other collectors should hear of.
+    news: OnceLock<mpsc::Sender<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +47,30 @@ struct Member {
     hello: v1::AgentHello,
     report: Arc<v1::NodeReport>,
     last_seen: SystemTime,
+    /// The same by a clock that nobody sets.
+    heard: Instant,
     session: Option<(u64, watch::Sender<bool>)>,
+    /// The collector that says it has its stream.
+    peer: Option<String>,
+}
+
+/// What one collector tells the others of a node.
+#[derive(Debug)]
+struct Said {
+    has_stream: bool,
+    hello: v1::AgentHello,
+    report: Arc<v1::NodeReport>,
+}
+
+/// What is known of a node's agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// It has a stream, and this run of it has reported.
+    pub present: bool,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// What it last said, perhaps in an earlier run.
+    pub report: Arc<v1::NodeReport>,
 }
 
 /// A node's stream, registered for as long as it lasts.
@@ -61,7 +93,30 @@ impl Fleet {
             retention,
             connected: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            changes: watch::Sender::new(()),
+            news: OnceLock::new(),
         }
+    }
+
+    /// Tells when an agent came or went, or what it said of its filters changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Every node's agent, in the order of names.
+    #[must_use]
+    pub fn agents(&self) -> Vec<(String, Agent)> {
+        let members = self.members().into_iter();
+        let agents = members.map(|(name, member)| {
+            let agent = Agent {
+                present: member.has_stream() && member.has_reported(),
+                heard: member.heard,
+                report: member.report,
+            };
+            (name, agent)
+        });
+        agents.collect()
     }
 
     /// Nodes that publish now.
@@ -88,7 +143,9 @@ impl Fleet {
                 hello,
                 report,
                 last_seen: now,
+                heard: Instant::now(),
                 session: Some((id, end)),
+                peer: None,
             },
         );
         match before.and_then(|member| member.session) {
@@ -96,11 +153,91 @@ impl Fleet {
             Some((_, older)) => older.send_replace(true),
             None => self.connected.fetch_add(1, Relaxed) > 0,
         };
+        drop(nodes);
+        self.changes.send_replace(());
+        self.tell(&node);
         Session {
             fleet: self.clone(),
             node,
             id,
             superseded,
+        }
+    }
+
+    /// Another collector says something of a node. What our own stream says goes before.
+    fn hear_of(&self, peer: &str, said: Said) {
+        let mut nodes = self.lock();
+        let now = SystemTime::now();
+        self.forget(&mut nodes, now);
+        let known = nodes.get_mut(&said.hello.node);
+        let changed = match known {
+            Some(known)
+                if known.session.is_some()
+                    && said.hello.epoch <= known.hello.epoch
+                    && known.heard.elapsed() < SILENT =>
+            {
+                return;
+            }
+            // Of those that it had only: the node may be another's by now.
+            Some(known) if !said.has_stream => {
+                let had = known.peer.as_deref() == Some(peer);
+                if had {
+                    known.peer = None;
+                    known.hear();
+                }
+                had
+            }
+            Some(known) => {
+                let changed = known.peer.as_deref() != Some(peer)
+                    || known.hello.epoch != said.hello.epoch
+                    || known.report.filters != said.report.filters;
+                known.peer = Some(peer.to_owned());
+                known.hello = said.hello;
+                known.report = said.report;
+                known.hear();
+                changed
+            }
+            None => {
+                let member = Member {
+                    peer: said.has_stream.then(|| peer.to_owned()),
+                    report: said.report,
+                    last_seen: now,
+                    heard: Instant::now(),
+                    session: None,
+                    hello: said.hello,
+                };
+                nodes.insert(member.hello.node.clone(), member);
+                true
+            }
+        };
+        drop(nodes);
+        if changed {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// What other collectors should know of a node that is or was ours.
+    fn said(&self, node: &str) -> Option<Said> {
+        let nodes = self.lock();
+        let member = nodes.get(node)?;
+        (member.session.is_some() || member.peer.is_none()).then(|| Said {
+            has_stream: member.session.is_some(),
+            hello: member.hello.clone(),
+            report: member.report.clone(),
+        })
+    }
+
+    /// Nodes whose streams are here.
+    fn own_nodes(&self) -> Vec<String> {
+        let nodes = self.lock();
+        let own = nodes.iter().filter(|(_, member)| member.session.is_some());
+        own.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn tell(&self, node: &str) {
+        if let Some(news) = self.news.get() {
+            // Where there is no room, the next report tells.
+            let _ = news.try_send(node.to_owned());
         }
     }
 
@@ -156,7 +293,7 @@ impl Session {
 
     /// The node's agent was heard of.
     pub fn heard(&self) {
-        self.with(|member| member.last_seen = SystemTime::now());
+        self.with(Member::hear);
     }
 
     /// Takes what the agent says of its node; true if it was taken whole.
@@ -168,34 +305,61 @@ impl Session {
             report.filters.truncate(256);
         }
         let report = Arc::new(report);
-        self.with(|member| {
+        let changed = self.with(|member| {
+            let changed = member.report.filters != report.filters;
             member.report = report;
-            member.last_seen = SystemTime::now();
+            member.hear();
+            changed
         });
+        if changed == Some(true) {
+            self.fleet.changes.send_replace(());
+        }
+        self.fleet.tell(&self.node);
         whole
     }
 
-    fn with(&self, change: impl FnOnce(&mut Member)) {
+    /// Changes what is known of the node, unless a newer stream has taken over.
+    fn with<T>(&self, change: impl FnOnce(&mut Member) -> T) -> Option<T> {
         let mut nodes = self.fleet.lock();
-        if let Some(member) = nodes.get_mut(&self.node)
-            && member
-                .session
-                .as_ref()
-                .is_some_and(|(id, _)| *id == self.id)
-        {
-            change(member);
-        }
+        let member = nodes.get_mut(&self.node)?;
+        let (id, _) = member.session.as_ref()?;
+        (*id == self.id).then(|| change(member))
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Whether a collector has its stream.
+    fn has_stream(&self) -> bool {
+        self.session.is_some() || self.peer.is_some()
+    }
+
+    /// Whether the report is of the run that has the stream.
+    fn has_reported(&self) -> bool {
+        let epoch = self.report.node.as_ref().map(|node| node.epoch);
+        self.report.time.is_some()
+            && epoch.is_none_or(|epoch| epoch == 0 || epoch == self.hello.epoch)
+    }
+
+    fn hear(&mut self) {
+        self.last_seen = SystemTime::now();
+        self.heard = Instant::now();
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let fleet = self.fleet.clone();
-        self.with(|member| {
-            member.last_seen = SystemTime::now();
+        let ended = self.with(|member| {
+            member.hear();
             member.session = None;
             fleet.connected.fetch_sub(1, Relaxed);
         });
+        if ended.is_some() {
+            fleet.changes.send_replace(());
+            fleet.tell(&self.node);
+        }
     }
 }
 

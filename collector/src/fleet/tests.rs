@@ -118,6 +118,7 @@ fn a_reader_of_one_namespace_sees_only_its_part() {
     let shop = &shop();
     let nodes = fleet.list_nodes(shop, &Default::default()).unwrap().nodes;
     assert_eq!((nodes.len(), nodes[0].kernel.as_str()), (2, ""));
+    assert!(nodes[0].connected && nodes[0].last_seen.is_none());
     assert!(
         fleet
             .list_programs(shop, &Default::default())

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use self::check::{MAX_BATCH_BYTES, MAX_EVENTS};
-pub(crate) use self::session::stopped;
+pub(crate) use self::{session::stopped, settings::report_interval};
 use crate::{
     accounts::Accounts,
     caller::{self, Peer},

@@ -12,8 +12,8 @@ const BATCHES_PER_SECOND: u64 = 5_000;
 const REPORTS_PER_SECOND: u64 = 100;
 /// Bounds of the time an event may wait for others.
 const LINGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// Bounds of the time between reports.
-const REPORT_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Bounds of the time between reports: an agent that leaves some out counts as missing.
+const REPORT_INTERVAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Batches an agent may have unacknowledged.
 const WINDOW_BATCHES: u32 = 64;
 /// Bytes of them.
@@ -21,19 +21,25 @@ const WINDOW_BYTES: u32 = 8 * MAX_BATCH_BYTES as u32;
 
 /// For each of so many agents.
 pub(super) fn settings(agents: u64) -> v1::Settings {
-    let share = |per_second: u64, (least, most): (Duration, Duration)| {
-        Duration::from_micros(agents.saturating_mul(1_000_000) / per_second).clamp(least, most)
-    };
     let proto = |time: Duration| {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Some(ebpf_hello_proto::Duration::from_nanos(nanos))
     };
     v1::Settings {
-        linger: proto(share(BATCHES_PER_SECOND, LINGER)),
+        linger: proto(share(agents, BATCHES_PER_SECOND, LINGER)),
         window_batches: WINDOW_BATCHES,
         window_bytes: WINDOW_BYTES,
-        report_interval: proto(share(REPORTS_PER_SECOND, REPORT_INTERVAL)),
+        report_interval: proto(report_interval(agents)),
     }
+}
+
+/// The time between reports of each of so many agents.
+pub(crate) fn report_interval(agents: u64) -> Duration {
+    share(agents, REPORTS_PER_SECOND, REPORT_INTERVAL)
+}
+
+fn share(agents: u64, per_second: u64, (least, most): (Duration, Duration)) -> Duration {
+    Duration::from_micros(agents.saturating_mul(1_000_000) / per_second).clamp(least, most)
 }
 
 /// Whether an agent should hear of the new ones: lingering changed by a quarter or more.

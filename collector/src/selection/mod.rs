@@ -62,6 +62,8 @@ pub struct BatchVerdict {
 pub enum Verdict {
     /// The reader gets it.
     Selected,
+    /// It hears that there was a loss, and not how many it took: some may be of events that it may not see.
+    Withheld,
     /// It does not.
     Left,
     /// It does not, because the CEL expression failed on it.
@@ -173,9 +175,8 @@ impl Selector {
             if !self.takes_time(shape.time) {
                 return Verdict::Left;
             }
-            // A loss belongs to nobody, and is told to everybody.
             if matches!(shape.kind, Some(Kind::Loss(_))) {
-                return Verdict::Selected;
+                return self.judge_loss(event.pod, of(&verdict.pods, event.pod));
             }
             if !shared || !self.takes_kind(shape.kind.as_ref()) {
                 return Verdict::Left;
@@ -199,6 +200,22 @@ impl Selector {
             Ok(false) => Verdict::Left,
             Err(expression::Failed) => Verdict::Failed,
         }
+    }
+
+    /// A loss is told to everybody who may see whose events it took. Of which pod they were, few can say.
+    fn judge_loss(&self, pod: u32, takes_pod: bool) -> Verdict {
+        match &self.reader {
+            Reader::All => Verdict::Selected,
+            Reader::Namespaces(_) if pod == 0 => Verdict::Withheld,
+            Reader::Namespaces(_) if takes_pod => Verdict::Selected,
+            Reader::Namespaces(_) => Verdict::Left,
+        }
+    }
+
+    /// Whether its reader hears of losses that may be others' only that there were some.
+    #[must_use]
+    pub fn withholds(&self) -> bool {
+        self.reader != Reader::All
     }
 
     /// Whether a node's name is among the selected.

@@ -74,7 +74,10 @@ fn selected(selector: &Selector) -> Vec<usize> {
     let verdict = selector.look_at(&batch);
     let mut scratch = Vec::new();
     (0..batch.events.len())
-        .filter(|index| selector.judge(&verdict, &batch, *index, &mut scratch) == Verdict::Selected)
+        .filter(|index| {
+            let verdict = selector.judge(&verdict, &batch, *index, &mut scratch);
+            matches!(verdict, Verdict::Selected | Verdict::Withheld)
+        })
         .map(|index| index + 1)
         .collect()
 }
@@ -129,6 +132,26 @@ fn a_reader_of_one_namespace_sees_nothing_else() {
     assert_eq!(selected(&other), [4]);
     assert!(!all.takes_pod_name("", ""));
     assert!(all.takes_pod_name("shop", "cart-0"));
+}
+
+#[test]
+fn a_loss_is_told_whole_to_who_may_see_what_it_took() {
+    let loss_of = |reader: &Reader, pod| {
+        let selector =
+            Selector::compile(&v1::Selection::default(), None, None, reader.clone()).unwrap();
+        let mut batch = batch();
+        batch.events[3].pod = pod;
+        selector.judge(&selector.look_at(&batch), &batch, 3, &mut Vec::new())
+    };
+    let shop = &Reader::Namespaces(std::sync::Arc::new(["shop".to_owned()].into()));
+    assert_eq!(
+        [0, 1, 2].map(|pod| loss_of(&Reader::All, pod)),
+        [Verdict::Selected; 3]
+    );
+    assert_eq!(
+        [0, 1, 2].map(|pod| loss_of(shop, pod)),
+        [Verdict::Withheld, Verdict::Selected, Verdict::Left]
+    );
 }
 
 #[test]

@@ -171,9 +171,9 @@ async fn events(
         .cloned()
         .unwrap_or_default();
     let stream = async {
-        let reader = caller.reader()?.clone();
+        caller.reads()?;
         let asked = read_query(query.as_deref().unwrap_or_default())?;
-        observer.stream(reader, asked).await
+        observer.stream(&caller, asked).await
     };
     let stream = match stream.await {
         Ok(stream) => stream,

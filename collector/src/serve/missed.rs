@@ -28,12 +28,15 @@ struct Origin {
     node: String,
     epoch: u64,
     cpu: Option<u32>,
+    /// How many it were is not for this stream's reader.
+    withheld: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     count: u64,
     first_time: Option<Timestamp>,
+    last_time: Option<Timestamp>,
     first_sequence: u64,
     last_sequence: u64,
 }
@@ -75,10 +78,12 @@ impl Missed {
                         node: loss.node,
                         epoch: shape.epoch,
                         cpu: shape.cpu,
+                        withheld: loss.count_withheld,
                     },
                     Row {
                         count: loss.count,
-                        first_time: shape.time,
+                        first_time: loss.first_time.or(shape.time),
+                        last_time: loss.last_time.or(shape.time),
                         first_sequence: loss.first_sequence,
                         last_sequence: loss.last_sequence,
                     },
@@ -92,10 +97,12 @@ impl Missed {
                             node: shape.node,
                             epoch: shape.epoch,
                             cpu: shape.cpu,
+                            withheld: false,
                         },
                         Row {
                             count: 1,
                             first_time: shape.time,
+                            last_time: shape.time,
                             first_sequence: shape.sequence,
                             last_sequence: shape.sequence,
                         },
@@ -112,6 +119,7 @@ impl Missed {
             origin = Origin {
                 stage: origin.stage,
                 reason: origin.reason,
+                withheld: origin.withheld,
                 ..Origin::default()
             };
             (row.first_sequence, row.last_sequence) = (0, 0);
@@ -140,7 +148,9 @@ impl Missed {
                     node: origin.node,
                     first_sequence: row.first_sequence,
                     last_sequence: row.last_sequence,
-                    ..v1::Loss::default()
+                    count_withheld: origin.withheld,
+                    first_time: row.first_time,
+                    last_time: row.last_time,
                 })),
                 ..v1::Event::default()
             })
@@ -153,10 +163,11 @@ impl Missed {
 impl Row {
     fn merge(&mut self, other: Row) {
         self.count = self.count.saturating_add(other.count);
-        self.first_time = match (self.first_time, other.first_time) {
-            (Some(a), Some(b)) => Some(if nanos(a) <= nanos(b) { a } else { b }),
-            (a, b) => a.or(b),
-        };
+        let by_time = |time: &Timestamp| nanos(*time);
+        let firsts = [self.first_time, other.first_time];
+        self.first_time = firsts.into_iter().flatten().min_by_key(by_time);
+        let lasts = [self.last_time, other.last_time];
+        self.last_time = lasts.into_iter().flatten().max_by_key(by_time);
         // 0 is "not known", and what is not known of one is not of both.
         let known = self.first_sequence != 0 && other.first_sequence != 0;
         self.first_sequence = if known {

@@ -14,6 +14,7 @@ mod observe;
 mod plan;
 mod queue;
 mod subscriber;
+mod withheld;
 
 use std::{sync::Arc, time::Duration};
 

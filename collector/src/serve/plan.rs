@@ -164,8 +164,10 @@ impl Plan {
                 let verdict = self.selector.look_at(batch);
                 (0..batch.events.len())
                     .filter(|index| {
-                        self.selector.judge(&verdict, batch, *index, &mut scratch)
-                            == Verdict::Selected
+                        matches!(
+                            self.selector.judge(&verdict, batch, *index, &mut scratch),
+                            Verdict::Selected | Verdict::Withheld
+                        )
                     })
                     .count() as u64
             };

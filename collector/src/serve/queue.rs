@@ -12,10 +12,13 @@ use std::{
 use ebpf_hello_proto::wire;
 use futures::Stream;
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Status;
 
-use crate::accounts::{InQueue, Subscription};
+use crate::{
+    accounts::{InQueue, Subscription},
+    refusal,
+};
 
 /// What a message takes of the queue besides its bytes, so that small ones are bounded in number.
 const OVERHEAD_BYTES: usize = 256;
@@ -26,12 +29,17 @@ pub(super) struct Sender {
     messages: mpsc::UnboundedSender<Result<Queued, Status>>,
     room: Arc<Semaphore>,
     bytes: usize,
+    cut: Option<oneshot::Sender<Status>>,
 }
 
 /// The connection's end: the response stream.
 #[derive(Debug)]
 pub struct Receiver {
     messages: mpsc::UnboundedReceiver<Result<Queued, Status>>,
+    /// Why the stream ends before what is in the queue; `None` once that can no longer come.
+    cut: Option<oneshot::Receiver<Status>>,
+    /// The resume token of the last message that the connection took.
+    token: String,
     _subscription: Subscription,
     /// One of the places for streams.
     _place: OwnedSemaphorePermit,
@@ -60,14 +68,18 @@ pub(super) fn queue(
     place: OwnedSemaphorePermit,
 ) -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let (cut, is_cut) = oneshot::channel();
     (
         Sender {
             messages: sender,
             room: Arc::new(Semaphore::new(bytes)),
             bytes,
+            cut: Some(cut),
         },
         Receiver {
             messages: receiver,
+            cut: Some(is_cut),
+            token: String::new(),
             _subscription: subscription,
             _place: place,
         },
@@ -136,16 +148,37 @@ impl Sender {
     pub(super) fn fail(&self, status: Status) {
         let _ = self.messages.send(Err(status));
     }
+
+    /// Ends the stream with an error that says after which message to go on: what is in the queue is no longer its
+    /// reader's.
+    pub(super) fn cut(&mut self, status: Status) {
+        if let Some(cut) = self.cut.take() {
+            // If the connection is gone, so is its reader.
+            let _ = cut.send(status);
+        }
+    }
 }
 
 impl Stream for Receiver {
     type Item = Result<wire::ObserveResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.messages.poll_recv(cx).map(|next| {
+        let this = &mut *self;
+        if let Some(cut) = &mut this.cut
+            && let Poll::Ready(status) = Pin::new(cut).poll(cx)
+        {
+            this.cut = None;
+            if let Ok(status) = status {
+                this.messages.close();
+                while this.messages.try_recv().is_ok() {}
+                return Poll::Ready(Some(Err(refusal::resumable(&status, &this.token))));
+            }
+        }
+        this.messages.poll_recv(cx).map(|next| {
             next.map(|queued| {
                 queued.map(|queued| {
                     queued.events.sent();
+                    this.token.clone_from(&queued.message.resume_token);
                     queued.message
                 })
             })

@@ -20,8 +20,10 @@ use super::{
     missed::Missed,
     plan::{Plan, store_failed},
     queue::{Gone, Sender},
+    withheld::withhold,
 };
 use crate::{
+    caller::Right,
     ingest::stopped,
     log::{Entry, Next, Place, Reader},
     selection::Verdict,
@@ -61,6 +63,8 @@ enum End {
     /// The connection is gone.
     Gone,
     Failed(Status),
+    /// Its reader may no longer read it.
+    Revoked(Status),
 }
 
 impl From<Gone> for End {
@@ -88,16 +92,21 @@ impl Subscriber {
         }
     }
 
-    pub(super) async fn run(mut self, hello: v1::ObserverHello) {
+    pub(super) async fn run(mut self, hello: v1::ObserverHello, mut right: Right) {
         let mut stop = self.collector.stop.clone();
         let collector = self.collector.clone();
         let end = tokio::select! {
             end = self.stream(hello) => end,
             () = stopped(&mut stop) => End::Failed(Status::unavailable("the server shuts down")),
+            status = right.ended() => End::Revoked(status),
         };
         match end {
             End::Done | End::Gone => {}
             End::Failed(status) => self.queue.fail(status),
+            End::Revoked(status) => {
+                tracing::info!(code = ?status.code(), message = status.message(), "a stream's right has ended");
+                self.queue.cut(status);
+            }
         }
         drop(collector);
     }
@@ -182,6 +191,10 @@ impl Subscriber {
                     .judge(verdict, batch, index, &mut scratch)
                 {
                     Verdict::Selected => {}
+                    Verdict::Withheld => {
+                        self.tell_withheld(batch, index, entry.position).await?;
+                        continue;
+                    }
                     Verdict::Left => continue,
                     Verdict::Failed => {
                         self.cel_errors += 1;
@@ -219,6 +232,35 @@ impl Subscriber {
     async fn push(&mut self, batch: &wire::Batch, index: usize, position: u64) -> Result<(), End> {
         let failed = |error: wire::NoSuchPart| End::Failed(Status::data_loss(error.to_string()));
         let length = batch.event_len(index).map_err(failed)?;
+        self.make_room(length, index, position).await?;
+        batch.append_entry(index, &mut self.chunk).map_err(failed)?;
+        self.events += 1;
+        Ok(())
+    }
+
+    /// Appends what a reader of namespaces hears of a loss that may be others'.
+    async fn tell_withheld(
+        &mut self,
+        batch: &wire::Batch,
+        index: usize,
+        position: u64,
+    ) -> Result<(), End> {
+        if self.plan.skip > 0 {
+            self.plan.skip -= 1;
+            return Ok(());
+        }
+        let Some(loss) = withhold(batch, index) else {
+            return Ok(());
+        };
+        let list = v1::EventList { events: vec![loss] }.encode_to_vec();
+        self.make_room(list.len(), index, position).await?;
+        self.chunk.extend(list);
+        self.events += 1;
+        Ok(())
+    }
+
+    /// Sends the message at hand if this event, of so many bytes, no longer fits into it.
+    async fn make_room(&mut self, length: usize, index: usize, position: u64) -> Result<(), End> {
         if !self.chunk.is_empty() && self.chunk.len() + length + 8 > MAX_MESSAGE_BYTES {
             self.place = Place {
                 position,
@@ -227,8 +269,6 @@ impl Subscriber {
             };
             self.flush().await?;
         }
-        batch.append_entry(index, &mut self.chunk).map_err(failed)?;
-        self.events += 1;
         Ok(())
     }
 
@@ -316,6 +356,7 @@ impl Subscriber {
                 stage: v1::LossStage::Hub.into(),
                 reason: v1::LossReason::HistoryGone.into(),
                 count,
+                count_withheld: self.plan.selector.withholds(),
                 ..v1::Loss::default()
             })),
             ..v1::Event::default()

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ebpf_hello_collector::{
+    fleet::{Fleet, Peers},
     log::{Appended, Log, LogError, Nats, NatsOptions, Next, Place},
     token,
 };
@@ -380,5 +381,75 @@ async fn rates() {
         let server = Server::start().await;
         let log = server.log_of(|options| options.tail = tail).await.unwrap();
         rates::print(&format!("nats, {tail} bytes in memory"), Arc::new(log)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_agents_say_to_one_collector_the_others_know() {
+    use ebpf_hello_proto::v1;
+    let server = Server::start().await;
+    let hello = |epoch| v1::AgentHello {
+        node: "n1".into(),
+        epoch,
+        ..v1::AgentHello::default()
+    };
+    let report = |epoch, generation| v1::NodeReport {
+        time: Some(std::time::SystemTime::now().into()),
+        node: Some(v1::Node {
+            epoch,
+            ..v1::Node::default()
+        }),
+        filters: vec![v1::FilterState {
+            uid: "u".into(),
+            observed_generation: generation,
+            ..v1::FilterState::default()
+        }],
+        ..v1::NodeReport::default()
+    };
+    let start = async || {
+        let nats = Nats::open(options(server.url())).await.unwrap();
+        let fleet = Arc::new(Fleet::new(Duration::from_secs(60)));
+        let peers = Peers::start(&nats, fleet.clone());
+        (nats, fleet, peers)
+    };
+    let sees = async |fleet: &Arc<Fleet>, what: (bool, i64)| {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let agents = fleet.agents();
+            let found = agents.first().map(|(_, agent)| {
+                let filter = agent.report.filters.first();
+                (
+                    agent.present,
+                    filter.map_or(0, |filter| filter.observed_generation),
+                )
+            });
+            if found == Some(what) {
+                return;
+            }
+            assert!(Instant::now() < end, "{found:?}, not {what:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (one, other) = (start().await, start().await);
+    let session = one.1.connect(hello(1));
+    session.report(report(1, 1));
+    sees(&other.1, (true, 1)).await;
+    // Who comes later asks.
+    let late = start().await;
+    sees(&late.1, (true, 1)).await;
+    session.report(report(1, 2));
+    sees(&other.1, (true, 2)).await;
+    // The agent moves: what its former collector says of its end is no news.
+    let moved = other.1.connect(hello(2));
+    moved.report(report(2, 3));
+    sees(&late.1, (true, 3)).await;
+    drop(session);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for fleet in [&one.1, &other.1, &late.1] {
+        sees(fleet, (true, 3)).await;
+    }
+    drop(moved);
+    for fleet in [&one.1, &other.1, &late.1] {
+        sees(fleet, (false, 3)).await;
     }
 }

@@ -52,9 +52,9 @@ impl Authenticate for Bearer {
             return Ok(Caller::default());
         };
         let token = header.to_str().unwrap().strip_prefix("Bearer ").unwrap();
-        let caller = |reads, publishes| Caller {
+        let caller = |reads: Option<Reader>, publishes| Caller {
             name: Some(token.to_owned()),
-            reads,
+            reads: reads.map(Into::into),
             publishes,
         };
         match token.split_once(':') {

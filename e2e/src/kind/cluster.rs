@@ -35,7 +35,9 @@ impl Cluster {
     /// # Panics
     /// `scripts/e2e` did not start this, or the cluster does not answer.
     pub fn connect() -> Cluster {
-        let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make e2e`"));
+        let variable = |name: &str| {
+            env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make e2e`"))
+        };
         variable("KUBECONFIG");
         let mut cluster = Cluster {
             chart: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/ebpf-hello")),
@@ -45,8 +47,20 @@ impl Cluster {
         };
         // Of a run before this one, where the cluster was kept.
         let _ = cluster.try_helm(&["uninstall", RELEASE, "--wait", "--timeout", "1m"]);
-        cluster.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s"]);
-        cluster.kubectl(&["delete", "crd", "--ignore-not-found", "syscallfilters.ebpf-hello.dev", "clustersyscallfilters.ebpf-hello.dev"]);
+        cluster.kubectl(&[
+            "delete",
+            "namespace",
+            SYSTEM,
+            "--ignore-not-found",
+            "--timeout=60s",
+        ]);
+        cluster.kubectl(&[
+            "delete",
+            "crd",
+            "--ignore-not-found",
+            "syscallfilters.ebpf-hello.dev",
+            "clustersyscallfilters.ebpf-hello.dev",
+        ]);
         cluster.before = cluster.inventory();
         cluster
     }
@@ -64,12 +78,19 @@ impl Cluster {
             .filter(|resource| !PASSING.contains(resource))
             .collect();
         let template = "{range .items[*]}{.kind}.{.apiVersion} {.metadata.namespace}/{.metadata.name}{\"\\n\"}{end}";
-        self.kubectl(&["get", &listed.join(","), "-A", "--ignore-not-found", "-o", &format!("jsonpath={template}")])
-            .lines()
-            // The nodes' and the control plane's own: renewed under changing names.
-            .filter(|line| !line.contains(" kube-"))
-            .map(str::to_owned)
-            .collect()
+        self.kubectl(&[
+            "get",
+            &listed.join(","),
+            "-A",
+            "--ignore-not-found",
+            "-o",
+            &format!("jsonpath={template}"),
+        ])
+        .lines()
+        // The nodes' and the control plane's own: renewed under changing names.
+        .filter(|line| !line.contains(" kube-"))
+        .map(str::to_owned)
+        .collect()
     }
 
     /// The image of the tests' own pods.
@@ -87,7 +108,8 @@ impl Cluster {
     /// # Panics
     /// It fails.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        self.try_kubectl(arguments).unwrap_or_else(|error| panic!("{error}"))
+        self.try_kubectl(arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The same, where a failure is an answer.
@@ -110,12 +132,16 @@ impl Cluster {
     /// # Panics
     /// The server refuses it.
     pub fn apply(&self, yaml: &str) {
-        self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+        self.try_apply(yaml)
+            .unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     }
 
     /// The same, where a refusal is an answer.
     pub fn try_apply(&self, yaml: &str) -> Result<String, String> {
-        run(Command::new("kubectl").args(["apply", "-f", "-"]), Some(yaml))
+        run(
+            Command::new("kubectl").args(["apply", "-f", "-"]),
+            Some(yaml),
+        )
     }
 
     /// helm: what it prints.
@@ -123,12 +149,18 @@ impl Cluster {
     /// # Panics
     /// It fails.
     pub fn helm(&self, arguments: &[&str]) -> String {
-        self.try_helm(arguments).unwrap_or_else(|error| panic!("{error}"))
+        self.try_helm(arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The same, where a failure is an answer.
     pub fn try_helm(&self, arguments: &[&str]) -> Result<String, String> {
-        run(Command::new("helm").args(["--namespace", SYSTEM]).args(arguments), None)
+        run(
+            Command::new("helm")
+                .args(["--namespace", SYSTEM])
+                .args(arguments),
+            None,
+        )
     }
 
     /// The values that every installation here needs: our image, and a collector that is reached from
@@ -140,9 +172,15 @@ impl Cluster {
             format!(
                 "image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent,collector.service.type=NodePort"
             ),
+            // Two kubelets and their control plane on a few processors: what names a container comes late.
+            "--set".to_owned(),
+            "agent.identityWait=10s".to_owned(),
         ];
         for (place, node) in self.nodes().iter().enumerate() {
-            values.extend(["--set".to_owned(), format!("tls.extraNames[{place}]={}", node.address())]);
+            values.extend([
+                "--set".to_owned(),
+                format!("tls.extraNames[{place}]={}", node.address()),
+            ]);
         }
         values
     }
@@ -179,11 +217,21 @@ impl Cluster {
     }
 
     fn await_rollout(&self, what: &str) {
-        if let Err(error) = self.try_kubectl(&["-n", SYSTEM, "rollout", "status", what, "--timeout=120s"]) {
+        if let Err(error) =
+            self.try_kubectl(&["-n", SYSTEM, "rollout", "status", what, "--timeout=120s"])
+        {
             let pods = self.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "wide"]);
             let events = self.kubectl(&["-n", SYSTEM, "get", "events", "--sort-by=.lastTimestamp"]);
             let logs = self
-                .try_kubectl(&["-n", SYSTEM, "logs", "--tail=20", "--prefix", "-l", "app.kubernetes.io/name=ebpf-hello"])
+                .try_kubectl(&[
+                    "-n",
+                    SYSTEM,
+                    "logs",
+                    "--tail=20",
+                    "--prefix",
+                    "-l",
+                    "app.kubernetes.io/name=ebpf-hello",
+                ])
                 .unwrap_or_default();
             panic!("{error}\n{pods}\n{events}\n{logs}");
         }
@@ -204,7 +252,12 @@ impl Cluster {
     /// The nodes.
     pub fn nodes(&self) -> Vec<Node> {
         let nodes = self.get(&["nodes"]);
-        nodes["items"].as_array().unwrap().iter().map(Node::of).collect()
+        nodes["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(Node::of)
+            .collect()
     }
 
     /// The node that is no control plane.
@@ -239,7 +292,12 @@ impl Cluster {
             .unwrap()
             .iter()
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-            .map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"])))
+            .map(|pod| {
+                (
+                    text(&pod["metadata"]["name"]),
+                    text(&pod["spec"]["nodeName"]),
+                )
+            })
             .collect()
     }
 
@@ -253,7 +311,11 @@ impl Cluster {
             .find(|port| port["port"] == 7443)
             .unwrap()["nodePort"]
             .clone();
-        let node = self.nodes().into_iter().find(Node::is_control_plane).unwrap();
+        let node = self
+            .nodes()
+            .into_iter()
+            .find(Node::is_control_plane)
+            .unwrap();
         format!("https://{}:{port}", node.address())
     }
 
@@ -266,7 +328,12 @@ impl Cluster {
     ///
     /// # Panics
     /// It is not within the time.
-    pub fn await_that<T>(&self, what: &str, within: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    pub fn await_that<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        mut ask: impl FnMut() -> Result<T, String>,
+    ) -> T {
         let end = Instant::now() + within;
         loop {
             match ask() {
@@ -292,7 +359,11 @@ const PASSING: &[&str] = &["events", "events.events.k8s.io", "componentstatuses"
 /// Runs a command to its end: what it printed, or why it failed.
 pub(super) fn run(command: &mut Command, input: Option<&str>) -> Result<String, String> {
     let mut child = command
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -301,11 +372,18 @@ pub(super) fn run(command: &mut Command, input: Option<&str>) -> Result<String, 
         // Who does not read it says why.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     }
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned();
     if status.success() {
         Ok(text)
     } else {
-        Err(format!("{command:?}: {status}\n{text}{}", String::from_utf8_lossy(&stderr)))
+        Err(format!(
+            "{command:?}: {status}\n{text}{}",
+            String::from_utf8_lossy(&stderr)
+        ))
     }
 }

@@ -64,17 +64,20 @@ impl<'c> Namespace<'c> {
     /// # Panics
     /// It does not come to say it.
     pub fn await_programmed(&self, filter: &str, summary: &str) {
-        self.cluster.eventually(&format!("{filter} programmed on {summary}"), || {
-            let object = self.cluster.get(&["-n", &self.name, "syscallfilter", filter]);
-            let status = &object["status"];
-            if status["nodes"]["summary"] == summary
-                && status["observedGeneration"] == object["metadata"]["generation"]
-            {
-                Ok(())
-            } else {
-                Err(status.to_string())
-            }
-        });
+        self.cluster
+            .eventually(&format!("{filter} programmed on {summary}"), || {
+                let object = self
+                    .cluster
+                    .get(&["-n", &self.name, "syscallfilter", filter]);
+                let status = &object["status"];
+                if status["nodes"]["summary"] == summary
+                    && status["observedGeneration"] == object["metadata"]["generation"]
+                {
+                    Ok(())
+                } else {
+                    Err(status.to_string())
+                }
+            });
     }
 
     /// Starts pods and waits until they are ready.
@@ -91,7 +94,8 @@ impl<'c> Namespace<'c> {
     /// # Panics
     /// The server refuses them.
     pub fn start(&self, workload: &Workload) {
-        self.cluster.apply(&workload.manifest(&self.name, self.cluster.workload_image()));
+        self.cluster
+            .apply(&workload.manifest(&self.name, self.cluster.workload_image()));
     }
 
     /// Waits until the workload's pods are ready.
@@ -100,7 +104,14 @@ impl<'c> Namespace<'c> {
     /// They do not become ready.
     pub fn await_ready(&self, workload: &Workload) -> Vec<Pod> {
         let what = format!("deployment/{}", workload.name);
-        if let Err(error) = self.cluster.try_kubectl(&["-n", &self.name, "rollout", "status", &what, "--timeout=120s"]) {
+        if let Err(error) = self.cluster.try_kubectl(&[
+            "-n",
+            &self.name,
+            "rollout",
+            "status",
+            &what,
+            "--timeout=120s",
+        ]) {
             panic!("{error}\n{}", self.kubectl(&["get", "pods,events"]));
         }
         self.pods(&workload.name)
@@ -108,7 +119,9 @@ impl<'c> Namespace<'c> {
 
     /// Pods with the label `app`.
     pub fn pods(&self, app: &str) -> Vec<Pod> {
-        let list = self.cluster.get(&["-n", &self.name, "pods", "-l", &format!("app={app}")]);
+        let list = self
+            .cluster
+            .get(&["-n", &self.name, "pods", "-l", &format!("app={app}")]);
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         list["items"]
             .as_array()
@@ -125,7 +138,10 @@ impl<'c> Namespace<'c> {
                     .flatten()
                     .map(|status| {
                         let id = text(&status["containerID"]);
-                        (text(&status["name"]), id.rsplit("//").next().unwrap().to_owned())
+                        (
+                            text(&status["name"]),
+                            id.rsplit("//").next().unwrap().to_owned(),
+                        )
                     })
                     .collect(),
             })
@@ -173,7 +189,9 @@ subjects: [{{kind: ServiceAccount, name: {account}, namespace: {namespace}}}]
 impl Drop for Namespace<'_> {
     fn drop(&mut self) {
         if std::env::var_os("E2E_KEEP").is_none() || !std::thread::panicking() {
-            let _ = self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+            let _ = self
+                .cluster
+                .try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
         }
     }
 }

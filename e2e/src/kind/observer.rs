@@ -27,9 +27,22 @@ impl Observer {
     ///
     /// # Panics
     /// The token cannot be had.
-    pub fn follow(cluster: &Cluster, namespace: &str, account: &str, arguments: &[&str]) -> Observer {
+    pub fn follow(
+        cluster: &Cluster,
+        namespace: &str,
+        account: &str,
+        arguments: &[&str],
+    ) -> Observer {
         let directory = tempfile::tempdir().unwrap();
-        let token = cluster.kubectl(&["-n", namespace, "create", "token", account, "--audience=ebpf-hello", "--duration=1h"]);
+        let token = cluster.kubectl(&[
+            "-n",
+            namespace,
+            "create",
+            "token",
+            account,
+            "--audience=ebpf-hello",
+            "--duration=1h",
+        ]);
         let authority = cluster.get(&["-n", SYSTEM, "configmap", &format!("{RELEASE}-ca")]);
         let file = |name: &str, text: &str| {
             let path = directory.path().join(name);
@@ -38,8 +51,21 @@ impl Observer {
         };
         let mut command = cluster.product();
         command
-            .args(["observe", "-o", "json", "--follow", "--since", &now(), "--server", &cluster.collector_url(), "--ca"])
-            .arg(file("ca.crt", authority["data"]["ca.crt"].as_str().unwrap()))
+            .args([
+                "observe",
+                "-o",
+                "json",
+                "--follow",
+                "--since",
+                &now(),
+                "--server",
+                &cluster.collector_url(),
+                "--ca",
+            ])
+            .arg(file(
+                "ca.crt",
+                authority["data"]["ca.crt"].as_str().unwrap(),
+            ))
             .env("EBPF_HELLO_TOKEN_FILE", file("token", token.trim()))
             .args(arguments);
         Observer::start(command, directory)
@@ -65,7 +91,8 @@ impl Observer {
             let events = Arc::clone(&events);
             move || {
                 for line in BufReader::new(lines).lines().map_while(Result::ok) {
-                    let event = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                    let event = serde_json::from_str(&line)
+                        .unwrap_or_else(|error| panic!("{error}: {line}"));
                     events.lock().unwrap().push(Event(event));
                 }
             }
@@ -95,7 +122,31 @@ impl Observer {
 
     /// Those that fit.
     pub fn select(&self, fits: impl Fn(&Event) -> bool) -> Vec<Event> {
-        self.events.lock().unwrap().iter().filter(|event| fits(event)).cloned().collect()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| fits(event))
+            .cloned()
+            .collect()
+    }
+
+    /// The event with what was told later of its cgroup's pod and container: an event does not wait for their names
+    /// longer than `--identity-wait`. Only where identities are observed, too.
+    pub fn identified(&self, event: &Event) -> Event {
+        if !event.text("pod/container/name").is_empty() {
+            return event.clone();
+        }
+        let of_it = |other: &Event| {
+            other.is("identity")
+                && other.text("cgroupId") == event.text("cgroupId")
+                && other.text("node") == event.text("node")
+        };
+        let mut whole = event.clone();
+        if let Some(identity) = self.select(of_it).pop() {
+            whole.0["pod"] = identity.0["pod"].clone();
+        }
+        whole
     }
 
     /// What it wrote to stderr.
@@ -108,7 +159,12 @@ impl Observer {
     ///
     /// # Panics
     /// Fewer come.
-    pub fn await_events(&self, what: &str, count: usize, fits: impl Fn(&Event) -> bool) -> Vec<Event> {
+    pub fn await_events(
+        &self,
+        what: &str,
+        count: usize,
+        fits: impl Fn(&Event) -> bool,
+    ) -> Vec<Event> {
         let end = Instant::now() + PATIENCE;
         loop {
             let found = self.select(&fits);
@@ -160,7 +216,11 @@ impl Observer {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.success();
             }
-            assert!(Instant::now() < end, "observe does not end\n{}", self.complaints());
+            assert!(
+                Instant::now() < end,
+                "observe does not end\n{}",
+                self.complaints()
+            );
             thread::sleep(Duration::from_millis(100));
         }
     }
@@ -168,7 +228,11 @@ impl Observer {
 
 /// The wall clock, as `--since` takes it.
 fn now() -> String {
-    let now = run(Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%S.%NZ"]), None).unwrap();
+    let now = run(
+        Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%S.%NZ"]),
+        None,
+    )
+    .unwrap();
     now.trim().to_owned()
 }
 

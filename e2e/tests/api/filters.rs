@@ -68,9 +68,9 @@ async fn a_pods_first_call_is_under_its_policy_and_nobody_elses_is() {
     }
     agent.await_programmed("shop/cart", generation, 4).await;
     eventually("the names are foretold", async || {
-        // In the parents of both drivers.
+        // In the parents of both drivers; and in those of other clusters on this kernel.
         match agent.status()["cgroups"]["foretold"].as_u64() {
-            Some(8) => Ok(()),
+            Some(8..) => Ok(()),
             found => Err(format!("{found:?}")),
         }
     })
@@ -385,7 +385,8 @@ async fn the_agent_asks_for_what_is_listed_and_for_namespaces_only_while_they_ma
         );
     }
     for request in stage.server.requests().into_iter().filter(mine) {
-        assert!(request.code < 400, "{request:?}");
+        // A definition that is new has no storage yet: 429.
+        assert!(request.code < 400 || request.code == 429, "{request:?}");
         let selector = match request.resource.as_str() {
             "pods" => format!("fieldSelector=spec.nodeName%3D{NODE}"),
             "nodes" => format!("fieldSelector=metadata.name%3D{NODE}"),

@@ -1,45 +1,40 @@
 //! Whose events are: real processes in cgroups of pods that a real API server tells of, early, late, and while the watch
 //! is cut. Needs root and the kernel's BPF.
 
+mod fixture;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
     net::SocketAddr,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, product};
-use ebpf_hello_proto::v1::{Event, event::Kind};
-use k8s_openapi::api::{
-    core::v1::{Binding, Pod},
-    rbac::v1::{ClusterRole, ClusterRoleBinding},
-};
+use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
+use ebpf_hello_policy::crd::ClusterSyscallFilter;
+use ebpf_hello_proto::v1::{Event, GetCountersResponse, event::Kind};
+use k8s_openapi::api::core::v1::{Binding, Pod};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
+    net::TcpStream,
     time::{sleep, sleep_until},
 };
+
+use fixture::{Fixture, NAMESPACE, NODE, Place, Proxy};
 
 const PODS: usize = 500;
 /// In which they come and go.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Names are used again, as a StatefulSet does: only the UID tells one pod from the next.
 const NAMES: usize = 100;
-const NODE: &str = "n1";
-const NAMESPACE: &str = "churn";
 /// How long after the API server knew it an event's pod may be told.
 const PROMISE: Duration = Duration::from_secs(5);
 
@@ -73,65 +68,35 @@ struct Truth {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_churned_pods_events_are_its_own_or_told_soon() {
-    let server = ApiServer::start().await;
-    server.namespace(NAMESPACE, &[]).await;
-    allow_agent(&server).await;
-    let proxy = Proxy::start(server.url().trim_start_matches("https://").parse().unwrap()).await;
-    let kubeconfig = server.kubeconfig_of("default", "agent").await;
-    through(
-        &kubeconfig,
-        &server.url(),
-        &format!("https://{}", proxy.address),
-    );
-    let place = Place::make(server.directory());
-    let collector_address = free_address();
-    let mut collector = Process::start(
-        "collector",
-        Command::new(product())
-            .args(["collector", "--listen", &collector_address.to_string()])
-            .args(["--metrics-addr", "127.0.0.1:0"]),
-    );
-    let url = format!("http://{collector_address}");
-    eventually("the collector answers", async || {
-        TcpStream::connect(collector_address).await.map(drop)
-    })
-    .await;
-    let metrics = free_address();
-    let mut agent = Process::start(
-        "agent",
-        Command::new(product())
-            .args(["agent", "--node", NODE, "--collector", &url, "--kubernetes"])
-            .arg("--kubeconfig")
-            .arg(&kubeconfig)
-            .arg("--log-links")
-            .arg(&place.links)
-            .args(["--metrics-addr", &metrics.to_string(), "--spool", "none"])
-            .arg("--state-dir")
-            .arg(server.directory().join("state")),
-    );
-    agent.await_log("the pods of this node are known");
+    let fixture = Fixture::start().await;
+    let Fixture {
+        server,
+        proxy,
+        place,
+        url,
+        ..
+    } = &fixture;
     let observe = Process::start(
         "observe",
         Command::new(product())
-            .args(["observe", "--server", &url, "-f", "-o", "json"])
+            .args(["observe", "--server", url, "-f", "-o", "json"])
             .args(["--type", "exec,identity"]),
     );
     // What follows is observed.
     sleep(Duration::from_secs(2)).await;
 
-    let truths = churn(&server, &place, &proxy).await;
+    let truths = churn(server, place, proxy).await;
     sleep(PROMISE + Duration::from_secs(3)).await;
     let live = events(&observe.log());
     let seen = judge(&live, &truths);
     let figures = figures(&live, &truths, &seen);
     println!("{figures}");
-    println!("{}", identity_metrics(metrics).await);
+    println!("{}", identity_metrics(fixture.metrics).await);
 
     // Read again, whoever is late has its pod as well.
     let output = Command::new(product())
-        .args([
-            "observe", "--server", &url, "-o", "json", "--type", "exec", "-n", NAMESPACE,
-        ])
+        .args(["observe", "--server", url, "-o", "json"])
+        .args(["--type", "exec", "-n", NAMESPACE])
         .output()
         .unwrap();
     let history = events(&String::from_utf8_lossy(&output.stdout));
@@ -142,19 +107,67 @@ async fn a_churned_pods_events_are_its_own_or_told_soon() {
         let name = pod.and_then(|pod| Some(pod.container.as_ref()?.name.as_str()));
         assert_eq!(name, Some("web"), "{truth} in the history");
     }
-    let status = agent.stop();
-    let log = agent.log();
-    assert!(status.success(), "{log}");
-    let ledger = log
-        .lines()
-        .rfind(|line| line.starts_with("ledger:"))
+    fixture.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_counted_is_told_by_pod() {
+    let fixture = Fixture::start().await;
+    let filter: ClusterSyscallFilter = serde_json::from_value(json!({
+        "apiVersion": "ebpf-hello.dev/v1alpha1",
+        "kind": "ClusterSyscallFilter",
+        "metadata": {"name": "all"},
+        "spec": {"default": "Count"},
+    }))
+    .unwrap();
+    Api::all(fixture.server.client())
+        .create(&PostParams::default(), &filter)
+        .await
         .unwrap();
-    println!("{ledger}");
-    assert!(
-        ledger.contains("in_flight=0") && !ledger.contains("imbalance"),
-        "{ledger}"
-    );
-    collector.stop();
+    // What runs before it is in the kernel is not counted.
+    eventually("the filter is in the kernel", async || {
+        let output = Command::new(product())
+            .args(["status", "--server", &fixture.url, "-o", "json"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_there = text.contains("\"all\"") && text.contains("\"programmed\":true");
+        is_there.then_some(()).ok_or(text)
+    })
+    .await;
+    let plan = Plan {
+        number: 1,
+        nonce: "nonce-counted".into(),
+        container: "c0de".into(),
+        bound_after: None,
+        status_after: Duration::ZERO,
+        lives: Duration::from_secs(5),
+        has_link: false,
+    };
+    let life = tokio::spawn({
+        let (client, place) = (fixture.server.client(), Arc::clone(&fixture.place));
+        async move { run(client, &place, plan).await }
+    });
+    let counts = eventually("the pod's calls are counted", async || {
+        let output = Command::new(product())
+            .args(["counts", "--server", &fixture.url, "-o", "json"])
+            .args(["-n", NAMESPACE])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_there = text.contains("\"web-1\"") && text.contains("\"exit_group\"");
+        is_there.then(|| text.clone()).ok_or(text)
+    })
+    .await;
+    let counts: GetCountersResponse = serde_json::from_str(&counts).unwrap();
+    let rows: Vec<_> = counts
+        .rows
+        .iter()
+        .map(|row| (row.node.as_str(), row.namespace.as_str(), row.pod.as_str()))
+        .collect();
+    assert_eq!(rows, [(NODE, NAMESPACE, "web-1")], "no other namespace's");
+    life.await.unwrap();
+    fixture.stop();
 }
 
 /// Makes and deletes all pods within a minute, and cuts the watch twice.
@@ -195,8 +208,7 @@ async fn churn(server: &ApiServer, place: &Arc<Place>, proxy: &Proxy) -> BTreeMa
         ended.unwrap();
     }
     println!("{PODS} pods came and went in {:?}", start.elapsed());
-    let truths = truths.lock().unwrap().clone();
-    truths
+    truths.lock().unwrap().clone()
 }
 
 /// One pod's life.
@@ -472,141 +484,6 @@ fn time(event: &Event) -> SystemTime {
     UNIX_EPOCH + Duration::new(time.seconds.unsigned_abs(), time.nanos.unsigned_abs())
 }
 
-/// The cgroups and the links of one node.
-struct Place {
-    root: PathBuf,
-    links: PathBuf,
-}
-
-impl Place {
-    fn make(directory: &Path) -> Arc<Place> {
-        let mount = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-            .map(Path::new)
-            .into_iter()
-            .find(|mount| mount.join("cgroup.controllers").is_file())
-            .expect("cgroup v2 is mounted");
-        let place = Place {
-            root: mount.join(format!("identity-{}", std::process::id())),
-            links: directory.join("links"),
-        };
-        fs::create_dir_all(place.root.join("kubepods/besteffort")).unwrap();
-        fs::create_dir_all(&place.links).unwrap();
-        Arc::new(place)
-    }
-
-    fn pod(&self, uid: &str) -> PathBuf {
-        self.root.join(format!("kubepods/besteffort/pod{uid}"))
-    }
-
-    fn link(&self, pod: &str, container: &str) {
-        let name = format!("{pod}_{NAMESPACE}_web-{container}.log");
-        std::os::unix::fs::symlink("/nowhere", self.links.join(name)).unwrap();
-    }
-
-    async fn remove(&self, uid: &str, container: &str) {
-        let pod = self.pod(uid);
-        for directory in [pod.join(container), pod] {
-            let end = Instant::now() + PATIENCE;
-            while let Err(error) = fs::remove_dir(&directory) {
-                assert!(Instant::now() < end, "{}: {error}", directory.display());
-                sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // What a failed test left.
-        for class in ["kubepods/besteffort", "kubepods", ""] {
-            let directory = self.root.join(class);
-            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-                for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                    let _ = fs::remove_dir(inner.path());
-                }
-                let _ = fs::remove_dir(entry.path());
-            }
-            let _ = fs::remove_dir(directory);
-        }
-    }
-}
-
-/// Between agent and API server, to be cut.
-struct Proxy {
-    address: SocketAddr,
-    is_cut: Arc<AtomicBool>,
-    /// Ends the connections that are.
-    cuts: watch::Sender<()>,
-}
-
-impl Proxy {
-    async fn start(server: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy {
-            address: listener.local_addr().unwrap(),
-            is_cut: Arc::default(),
-            cuts: watch::Sender::new(()),
-        };
-        let (is_cut, cuts) = (Arc::clone(&proxy.is_cut), proxy.cuts.subscribe());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                if is_cut.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let mut cuts = cuts.clone();
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    let mut upstream = TcpStream::connect(server).await?;
-                    tokio::select! {
-                        copied = copy_bidirectional(&mut client, &mut upstream) => copied.map(drop),
-                        _ = cuts.changed() => Ok(()),
-                    }
-                });
-            }
-        });
-        proxy
-    }
-
-    /// Ends what is open, and lets nothing through for a while.
-    async fn cut(&self, time: Duration) {
-        self.is_cut.store(true, Ordering::SeqCst);
-        self.cuts.send_replace(());
-        sleep(time).await;
-        self.is_cut.store(false, Ordering::SeqCst);
-    }
-}
-
-fn through(kubeconfig: &Path, server: &str, proxy: &str) {
-    let text = fs::read_to_string(kubeconfig).unwrap();
-    assert!(text.contains(server), "{text}");
-    fs::write(kubeconfig, text.replace(server, proxy)).unwrap();
-}
-
-/// The rights that identity needs, and no other.
-async fn allow_agent(server: &ApiServer) {
-    server.service_account("default", "agent").await;
-    let role: ClusterRole = serde_json::from_value(json!({
-        "metadata": {"name": "agent"},
-        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}],
-    }))
-    .unwrap();
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": {"name": "agent"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent"},
-        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "agent"}],
-    }))
-    .unwrap();
-    let post = PostParams::default();
-    Api::all(server.client())
-        .create(&post, &role)
-        .await
-        .unwrap();
-    Api::all(server.client())
-        .create(&post, &binding)
-        .await
-        .unwrap();
-}
-
 /// What the agent says of identity to Prometheus.
 async fn identity_metrics(address: SocketAddr) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -615,19 +492,11 @@ async fn identity_metrics(address: SocketAddr) -> String {
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();
-    let start = Instant::now();
     let lines: Vec<&str> = answer
         .lines()
         .filter(|line| line.starts_with("ebpf_hello_identity"))
         .filter(|line| !line.contains("_bucket"))
         .collect();
-    assert!(lines.len() >= 8, "{answer} {start:?}");
+    assert!(lines.len() >= 8, "{answer}");
     lines.join("\n")
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }

@@ -5,7 +5,14 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod access;
+mod audit;
 mod definitions;
 mod filters;
 mod identity;
+mod lease;
+mod poser;
+mod refused;
+mod scene;
 mod stage;
+mod status;

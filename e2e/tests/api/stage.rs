@@ -207,8 +207,7 @@ impl Stage {
     /// Applies a SyscallFilter; its generation.
     pub(crate) async fn filter(&self, namespace: &str, name: &str, spec: Value) -> i64 {
         let filters: Api<SyscallFilter> = Api::namespaced(self.server.client(), namespace);
-        let filter =
-            json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter", "spec": spec});
+        let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter", "metadata": {"name": name}, "spec": spec});
         let applied = filters
             .patch(
                 name,
@@ -222,7 +221,7 @@ impl Stage {
     /// Applies a ClusterSyscallFilter; its generation.
     pub(crate) async fn cluster_filter(&self, name: &str, spec: Value) -> i64 {
         let filters: Api<ClusterSyscallFilter> = Api::all(self.server.client());
-        let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "ClusterSyscallFilter", "spec": spec});
+        let filter = json!({"apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "ClusterSyscallFilter", "metadata": {"name": name}, "spec": spec});
         let applied = filters
             .patch(
                 name,

@@ -5,7 +5,10 @@ use std::{process::Command, time::Duration};
 use ebpf_hello_e2e::kind::{Cluster, Container, Observer, SYSTEM, Workload};
 
 fn nodes_of(events: &[ebpf_hello_e2e::kind::Event]) -> Vec<String> {
-    let mut nodes: Vec<String> = events.iter().map(|event| event.text("node").to_owned()).collect();
+    let mut nodes: Vec<String> = events
+        .iter()
+        .map(|event| event.text("node").to_owned())
+        .collect();
     nodes.sort();
     nodes.dedup();
     nodes
@@ -15,10 +18,32 @@ fn nodes_of(events: &[ebpf_hello_e2e::kind::Event]) -> Vec<String> {
 pub(crate) fn who_may_exec_in_the_collector_observes_there(cluster: &Cluster) {
     let shop = cluster.with_namespace("inside");
     let nonce = shop.nonce("inside");
-    shop.run(&Workload::of("cart", 2, [Container::repeating("web", &format!("/bin/true {nonce}"), 0.5)]));
+    shop.run(&Workload::of(
+        "cart",
+        2,
+        [Container::repeating(
+            "web",
+            &format!("/bin/true {nonce}"),
+            0.5,
+        )],
+    ));
     let mut command = Command::new("kubectl");
-    command.args(["-n", SYSTEM, "exec", "statefulset/ebpf-hello-collector", "--"]);
-    command.args(["ebpf-hello", "observe", "-f", "-o", "json", "-n", shop.name()]);
+    command.args([
+        "-n",
+        SYSTEM,
+        "exec",
+        "statefulset/ebpf-hello-collector",
+        "--",
+    ]);
+    command.args([
+        "ebpf-hello",
+        "observe",
+        "-f",
+        "-o",
+        "json",
+        "-n",
+        shop.name(),
+    ]);
     let observer = Observer::run(command);
     let events = observer.await_events("execs of both nodes", 8, |event| event.mentions(&nonce));
     assert_eq!(nodes_of(&events).len(), 2, "{:?}", nodes_of(&events));
@@ -29,10 +54,27 @@ pub(crate) fn an_account_observes_through_a_port_forward(cluster: &Cluster) {
     let shop = cluster.with_namespace("forward");
     shop.grant_reader("reader");
     let nonce = shop.nonce("forward");
-    shop.run(&Workload::of("cart", 2, [Container::repeating("web", &format!("/bin/true {nonce}"), 0.5)]));
+    shop.run(&Workload::of(
+        "cart",
+        2,
+        [Container::repeating(
+            "web",
+            &format!("/bin/true {nonce}"),
+            0.5,
+        )],
+    ));
     let account = format!("{}/reader", shop.name());
     let mut command = cluster.product();
-    command.args(["observe", "--service-account", &account, "-n", shop.name(), "-f", "-o", "json"]);
+    command.args([
+        "observe",
+        "--service-account",
+        &account,
+        "-n",
+        shop.name(),
+        "-f",
+        "-o",
+        "json",
+    ]);
     let observer = Observer::run(command);
     let events = observer.await_events("execs of both nodes", 8, |event| event.mentions(&nonce));
     assert_eq!(nodes_of(&events).len(), 2, "{:?}", nodes_of(&events));
@@ -41,23 +83,56 @@ pub(crate) fn an_account_observes_through_a_port_forward(cluster: &Cluster) {
     shop.kubectl(&["create", "serviceaccount", "stranger"]);
     let account = format!("{}/stranger", shop.name());
     let mut command = cluster.product();
-    command.args(["observe", "--service-account", &account, "-n", shop.name(), "-f", "-o", "json"]);
+    command.args([
+        "observe",
+        "--service-account",
+        &account,
+        "-n",
+        shop.name(),
+        "-f",
+        "-o",
+        "json",
+    ]);
     let mut refused = Observer::run(command);
     assert!(!refused.await_end(Duration::from_secs(30)) && refused.events().is_empty());
-    assert!(refused.complaints().contains("syscallfilters"), "{}", refused.complaints());
+    assert!(
+        refused.complaints().contains("syscallfilters"),
+        "{}",
+        refused.complaints()
+    );
 }
 
 /// In an agent's pod there is one node to see.
 pub(crate) fn an_agents_pod_shows_its_node_and_says_so(cluster: &Cluster) {
     let shop = cluster.with_namespace("onenode");
     let nonce = shop.nonce("onenode");
-    shop.run(&Workload::of("cart", 2, [Container::repeating("web", &format!("/bin/true {nonce}"), 0.5)]));
+    shop.run(&Workload::of(
+        "cart",
+        2,
+        [Container::repeating(
+            "web",
+            &format!("/bin/true {nonce}"),
+            0.5,
+        )],
+    ));
     let worker = cluster.worker();
     let mut command = Command::new("kubectl");
     command.args(["-n", SYSTEM, "exec", &cluster.agent_on(worker.name()), "--"]);
-    command.args(["ebpf-hello", "observe", "-f", "-o", "json", "-n", shop.name()]);
+    command.args([
+        "ebpf-hello",
+        "observe",
+        "-f",
+        "-o",
+        "json",
+        "-n",
+        shop.name(),
+    ]);
     let observer = Observer::run(command);
     let events = observer.await_events("execs of this node", 6, |event| event.mentions(&nonce));
     assert_eq!(nodes_of(&events), [worker.name()]);
-    assert!(observer.complaints().contains(worker.name()), "it says that it shows one node: {}", observer.complaints());
+    assert!(
+        observer.complaints().contains(worker.name()),
+        "it says that it shows one node: {}",
+        observer.complaints()
+    );
 }

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, env};
 
-use ebpf_hello_e2e::kind::{Cluster, Event};
+use ebpf_hello_e2e::kind::Cluster;
 
 /// Pods: E2E_CHURN, default 40.
 fn pods() -> usize {
-    env::var("E2E_CHURN").ok().and_then(|pods| pods.parse().ok()).unwrap_or(40)
+    env::var("E2E_CHURN")
+        .ok()
+        .and_then(|pods| pods.parse().ok())
+        .unwrap_or(40)
 }
 
 /// Each pod runs to its end at once, with a text in its arguments that only it has.
@@ -37,32 +40,32 @@ spec:
     cluster.apply(&manifests);
     cluster.eventually("every pod ran to its end", || {
         let pods = shop.kubectl(&["get", "pods", "-l", "app=churn", "--no-headers"]);
-        let done = pods.lines().filter(|line| line.contains("Completed")).count();
-        if done == count { Ok(()) } else { Err(format!("{done} of {count}")) }
+        let done = pods
+            .lines()
+            .filter(|line| line.contains("Completed"))
+            .count();
+        if done == count {
+            Ok(())
+        } else {
+            Err(format!("{done} of {count}"))
+        }
     });
     let events = observer.await_events("an exec of each", count, |event| event.mentions(&nonce));
-    // What was not known in time follows as an identity of the same cgroup.
-    let late: BTreeMap<String, Event> = observer
-        .select(|event| event.is("identity"))
-        .into_iter()
-        .map(|event| (event.text("cgroupId").to_owned(), event))
-        .collect();
     let mut told = BTreeMap::<String, usize>::new();
     let mut joined = 0;
     for event in &events {
         let number = event.argv()[2].to_owned();
-        let name = match event.text("pod/name") {
-            "" => {
-                joined += 1;
-                let identity = late.get(event.text("cgroupId"));
-                identity.map(|identity| identity.text("pod/name").to_owned()).unwrap_or_default()
-            }
-            name => name.to_owned(),
-        };
+        // What was not known in time follows as an identity of the same cgroup.
+        joined += usize::from(event.text("pod/name").is_empty());
+        let name = observer.identified(event).text("pod/name").to_owned();
         assert_eq!(name, format!("p{number}"), "{}", event.line());
         *told.entry(number).or_default() += 1;
     }
     let twice: Vec<_> = told.iter().filter(|(_, times)| **times != 1).collect();
-    assert!(told.len() == count && twice.is_empty(), "{} of {count}, more than once: {twice:?}", told.len());
+    assert!(
+        told.len() == count && twice.is_empty(),
+        "{} of {count}, more than once: {twice:?}",
+        told.len()
+    );
     println!("    {joined} of {count} pods got their name by an identity that followed");
 }

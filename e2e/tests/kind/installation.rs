@@ -10,6 +10,15 @@ pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
     }
     // Ready is a canary that came through every attached program: asked of the agent itself.
     for (pod, _) in &agents {
-        cluster.kubectl(&["-n", SYSTEM, "exec", pod, "--", "ebpf-hello", "status", "--probe"]);
+        cluster.kubectl(&[
+            "-n",
+            SYSTEM,
+            "exec",
+            pod,
+            "--",
+            "ebpf-hello",
+            "status",
+            "--probe",
+        ]);
     }
 }

@@ -70,9 +70,11 @@ fn installed() -> Result<Arc<Cluster>, Failed> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let trials = trials![
+    let arguments = Arguments {
+        test_threads: Some(1),
+        ..Arguments::default()
+    };
+    let mut trials = trials![
         installation::every_node_has_a_ready_agent,
         attribution::every_exec_is_told_once_by_its_node_with_pod_container_workload_and_labels,
         attribution::a_namespace_never_sees_anothers_events,
@@ -93,5 +95,13 @@ fn main() -> ExitCode {
         upgrade::uninstall_leaves_what_is_the_users_and_nothing_else,
         upgrade::an_older_release_is_upgraded_and_rolled_back,
     ];
+    // All, or those whose names contain one of the arguments.
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    trials.retain(|trial| {
+        names.is_empty()
+            || names
+                .iter()
+                .any(|name| trial.name().contains(name.as_str()))
+    });
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -9,9 +9,16 @@ pub(crate) fn each_capability_is_needed_for_something_named(cluster: &Cluster) {
     let status = worker.run(
         "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/usr/bin/ebpf-hello agent'; then grep -h '^Cap' $p/status; break; fi; done",
     );
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_else(|| panic!("{pod}: {status}"));
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .unwrap_or_else(|| panic!("{pod}: {status}"));
     let bits = u64::from_str_radix(effective.trim(), 16).unwrap();
-    let held: Vec<&str> = NAMES.iter().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name).collect();
+    let held: Vec<&str> = NAMES
+        .iter()
+        .filter(|(bit, _)| bits >> bit & 1 == 1)
+        .map(|(_, name)| *name)
+        .collect();
     println!("    effective capabilities of the agent: {held:?} ({bits:#x})");
     let daemonset = cluster.get(&["-n", SYSTEM, "daemonset", "ebpf-hello-agent"]);
     let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
@@ -23,20 +30,42 @@ pub(crate) fn each_capability_is_needed_for_something_named(cluster: &Cluster) {
         .collect();
     let mut sorted = granted.clone();
     sorted.sort();
-    assert_eq!(held.len(), bits.count_ones() as usize, "a capability that has no name here: {bits:#x}");
-    assert_eq!(held, sorted, "the process holds what the chart grants and nothing else");
+    assert_eq!(
+        held.len(),
+        bits.count_ones() as usize,
+        "a capability that has no name here: {bits:#x}"
+    );
+    assert_eq!(
+        held, sorted,
+        "the process holds what the chart grants and nothing else"
+    );
 
     for taken in &granted {
-        let left: Vec<&str> = granted.iter().filter(|name| *name != taken).map(String::as_str).collect();
+        let left: Vec<&str> = granted
+            .iter()
+            .filter(|name| *name != taken)
+            .map(String::as_str)
+            .collect();
         let log = refused_with(cluster, worker.name(), container, &left);
-        let said = log.lines().find(|line| line.contains("CAP_")).unwrap_or_else(|| panic!("without {taken} it says: {log}"));
-        assert!(said.contains(&format!("CAP_{taken}")), "without {taken} it says: {said}");
+        let said = log
+            .lines()
+            .find(|line| line.contains("CAP_"))
+            .unwrap_or_else(|| panic!("without {taken} it says: {log}"));
+        assert!(
+            said.contains(&format!("CAP_{taken}")),
+            "without {taken} it says: {said}"
+        );
         println!("    without {taken}: {said}");
     }
 }
 
 /// Runs the agent's container on the node once, with these capabilities only: what it said when it ended.
-fn refused_with(cluster: &Cluster, node: &str, container: &serde_json::Value, capabilities: &[&str]) -> String {
+fn refused_with(
+    cluster: &Cluster,
+    node: &str,
+    container: &serde_json::Value,
+    capabilities: &[&str],
+) -> String {
     let name = format!("without-{:08x}", fastrand::u32(..));
     let image = container["image"].as_str().unwrap();
     let add = serde_json::to_string(capabilities).unwrap();
@@ -67,7 +96,9 @@ spec:
         let phase = cluster.get(&["-n", SYSTEM, "pod", &name])["status"]["phase"].clone();
         match phase.as_str() {
             Some("Failed") => cluster.try_kubectl(&["-n", SYSTEM, "logs", &name]),
-            Some("Succeeded") => panic!("with {capabilities:?} alone it works: the other is not needed"),
+            Some("Succeeded") => {
+                panic!("with {capabilities:?} alone it works: the other is not needed")
+            }
             phase => Err(format!("{phase:?}")),
         }
     });

@@ -11,20 +11,41 @@ const OLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/chart-0.0.1")
 /// What is not of the release, and may stay: told in the chart's notes.
 pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Cluster) {
     let shop = cluster.with_namespace("mine");
-    shop.apply_filter("mine", r#"{rules: [{syscalls: ["@timer"], handler: Timer}]}"#);
+    shop.apply_filter(
+        "mine",
+        r#"{rules: [{syscalls: ["@timer"], handler: Timer}]}"#,
+    );
     let notes = cluster.helm(&["get", "notes", RELEASE]);
     for told in ["kubectl delete crd", "/var/lib/ebpf-hello"] {
-        assert!(notes.contains(told), "the notes say how to remove what stays: {notes}");
+        assert!(
+            notes.contains(told),
+            "the notes say how to remove what stays: {notes}"
+        );
     }
     let said = cluster.helm(&["uninstall", RELEASE, "--wait", "--timeout", "2m"]);
     println!("    {}", said.trim().replace('\n', "\n    "));
     cluster.eventually("its pods are gone", || {
-        let pods = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "--no-headers", "--ignore-not-found"]);
-        if pods.trim().is_empty() { Ok(()) } else { Err(pods) }
+        let pods = cluster.kubectl(&[
+            "-n",
+            SYSTEM,
+            "get",
+            "pods",
+            "--no-headers",
+            "--ignore-not-found",
+        ]);
+        if pods.trim().is_empty() {
+            Ok(())
+        } else {
+            Err(pods)
+        }
     });
     shop.kubectl(&["get", "syscallfilter", "mine"]);
 
-    let left: BTreeSet<String> = cluster.inventory().difference(cluster.before()).cloned().collect();
+    let left: BTreeSet<String> = cluster
+        .inventory()
+        .difference(cluster.before())
+        .cloned()
+        .collect();
     let users = |line: &String| {
         line.starts_with("CustomResourceDefinition.") // the definitions, and what a server derives of them
             || line.starts_with("SyscallFilter.")
@@ -34,12 +55,19 @@ pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Clus
             || line.ends_with(&format!(" {SYSTEM}/default"))
             || line.ends_with(&format!(" /{SYSTEM}"))
     };
-    let ours: Vec<&String> = left.iter().filter(|line| !users(line) && !of_other_tests(line)).collect();
+    let ours: Vec<&String> = left
+        .iter()
+        .filter(|line| !users(line) && !of_other_tests(line))
+        .collect();
     assert!(ours.is_empty(), "left behind: {ours:#?}");
     for node in cluster.nodes() {
         // The directory is the node's; what its files are for is documented.
         let files = node.run("ls -A /var/lib/ebpf-hello 2>/dev/null || true");
-        println!("    {}:/var/lib/ebpf-hello: {}", node.name(), files.split_whitespace().collect::<Vec<_>>().join(" "));
+        println!(
+            "    {}:/var/lib/ebpf-hello: {}",
+            node.name(),
+            files.split_whitespace().collect::<Vec<_>>().join(" ")
+        );
         node.run("rm -rf /var/lib/ebpf-hello");
         let programs = node.run("ls /run/ebpf-hello 2>/dev/null || true");
         assert!(programs.trim().is_empty(), "{}: {programs}", node.name());
@@ -49,31 +77,52 @@ pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Clus
 /// Namespaces of tests before this one, which may be on their way out.
 fn of_other_tests(line: &str) -> bool {
     let suffix = format!("-{:x}", std::process::id());
-    line.contains(&format!("{suffix}/")) || line.ends_with(&suffix) || line.contains(" shop/") || line.ends_with(" /shop")
+    line.contains(&format!("{suffix}/"))
+        || line.ends_with(&suffix)
+        || line.contains(" shop/")
+        || line.ends_with(" /shop")
 }
 
 pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
-    cluster.kubectl(&["delete", "crd", "--ignore-not-found", "syscallfilters.ebpf-hello.dev", "clustersyscallfilters.ebpf-hello.dev"]);
+    cluster.kubectl(&[
+        "delete",
+        "crd",
+        "--ignore-not-found",
+        "syscallfilters.ebpf-hello.dev",
+        "clustersyscallfilters.ebpf-hello.dev",
+    ]);
     cluster.install(OLDER, &[]);
     let explained = |path: &str| cluster.try_kubectl(&["explain", path]);
-    assert!(explained("syscallfilter.spec.rules.sampling").is_err(), "the older definition has no sampling");
+    assert!(
+        explained("syscallfilter.spec.rules.sampling").is_err(),
+        "the older definition has no sampling"
+    );
 
     let shop = cluster.with_namespace("older");
     shop.apply_filter("kept", r#"{rules: [{syscalls: [openat], handler: Path}]}"#);
-    let uid = || cluster.get(&["-n", shop.name(), "syscallfilter", "kept"])["metadata"]["uid"].clone();
+    let uid =
+        || cluster.get(&["-n", shop.name(), "syscallfilter", "kept"])["metadata"]["uid"].clone();
     let kept = uid();
     shop.await_programmed("kept", "2/2");
     let nonce = shop.nonce("older");
     let observer = shop.observe(&["--type", "exec"]);
     let script = format!("i=$((${{i:-0}}+1)); /bin/true {nonce} $POD $i");
-    shop.run(&Workload::of("counter", 2, [Container::repeating("web", &script, 0.2)]));
-    let told = |event: &ebpf_hello_e2e::kind::Event| event.mentions(&nonce) && event.argv()[0] == "/bin/true";
+    shop.run(&Workload::of(
+        "counter",
+        2,
+        [Container::repeating("web", &script, 0.2)],
+    ));
+    let told = |event: &ebpf_hello_e2e::kind::Event| {
+        event.mentions(&nonce) && event.argv()[0] == "/bin/true"
+    };
     observer.await_events("before the upgrade", 10, told);
 
     let agents: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
     // Nodes take their time: a new collector has old agents first.
     cluster.install(cluster.chart(), &["--set", "agent.updateStrategy=OnDelete"]);
-    cluster.eventually("the new definitions", || explained("syscallfilter.spec.rules.sampling"));
+    cluster.eventually("the new definitions", || {
+        explained("syscallfilter.spec.rules.sampling")
+    });
     let still: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
     let old_agents = still == agents;
     let so_far = observer.select(told).len();
@@ -82,12 +131,18 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     let mut numbers = std::collections::BTreeMap::<String, Vec<u64>>::new();
     for event in observer.select(told) {
         let argv = event.argv();
-        numbers.entry(argv[2].to_owned()).or_default().push(argv[3].parse().unwrap());
+        numbers
+            .entry(argv[2].to_owned())
+            .or_default()
+            .push(argv[3].parse().unwrap());
     }
     if old_agents {
         for (pod, mut numbers) in numbers {
             numbers.sort_unstable();
-            assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{pod}: {numbers:?}");
+            assert!(
+                numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                "{pod}: {numbers:?}"
+            );
         }
     }
     println!("    old agents with the new collector: {old_agents}");
@@ -97,12 +152,19 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     }
     cluster.eventually("new agents", || {
         let now: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
-        if now.is_disjoint(&agents) && now.len() == agents.len() { Ok(()) } else { Err(format!("{now:?}")) }
+        if now.is_disjoint(&agents) && now.len() == agents.len() {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
     });
     cluster.await_agents();
     for (pod, node) in cluster.pods_of("agent") {
         let status = cluster.kubectl(&["-n", SYSTEM, "exec", &pod, "--", "ebpf-hello", "status"]);
-        let ledger = status.lines().find(|line| line.starts_with("ledger: ")).unwrap_or_else(|| panic!("{node}: {status}"));
+        let ledger = status
+            .lines()
+            .find(|line| line.starts_with("ledger: "))
+            .unwrap_or_else(|| panic!("{node}: {status}"));
         assert!(!ledger.contains("imbalance="), "{node}: {ledger}");
         println!("    {node}: {ledger}");
     }
@@ -117,7 +179,18 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     observer.await_events("after the way back", so_far + 10, told);
     cluster.helm(&["uninstall", RELEASE, "--wait", "--timeout", "2m"]);
     cluster.await_that("the namespace is empty", Duration::from_secs(60), || {
-        let pods = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "--no-headers", "--ignore-not-found"]);
-        if pods.trim().is_empty() { Ok(()) } else { Err(pods) }
+        let pods = cluster.kubectl(&[
+            "-n",
+            SYSTEM,
+            "get",
+            "pods",
+            "--no-headers",
+            "--ignore-not-found",
+        ]);
+        if pods.trim().is_empty() {
+            Ok(())
+        } else {
+            Err(pods)
+        }
     });
 }

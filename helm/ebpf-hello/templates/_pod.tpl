@@ -37,7 +37,7 @@ seccompProfile:
 {{- define "ebpf-hello.apiAccessVolume" -}}
 - name: api-access
   projected:
-    defaultMode: 0440
+    defaultMode: 288 # 0440, which YAML 1.1 and 1.2 read differently
     sources:
       - serviceAccountToken:
           path: token

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{
-    ConnectOptions, Event, ServerAddr, ToServerAddrs,
+    Client, ConnectOptions, Event, ServerAddr, ToServerAddrs,
     jetstream::{
         self, ErrorCode,
         context::GetStreamErrorKind,
@@ -33,6 +33,7 @@ const TOKEN_KEY: &str = "ebpf-hello-token-key";
 
 /// A connection.
 pub(super) struct Connection {
+    pub(super) client: Client,
     pub(super) context: jetstream::Context,
     /// Told when there is a connection again.
     pub(super) connected: Arc<Notify>,
@@ -99,9 +100,13 @@ pub(super) async fn connect(options: &NatsOptions) -> Result<Connection, LogErro
              stored; set its max_payload to {MAX_BATCH_BYTES}"
         );
     }
-    let mut context = jetstream::new(client);
+    let mut context = jetstream::new(client.clone());
     context.set_timeout(ANSWER);
-    Ok(Connection { context, connected })
+    Ok(Connection {
+        client,
+        context,
+        connected,
+    })
 }
 
 fn addresses(url: &str) -> Result<Vec<ServerAddr>, LogError> {

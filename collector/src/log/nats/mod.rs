@@ -66,6 +66,7 @@ pub struct NatsOptions {
 pub struct Nats {
     id: String,
     token_key: TokenKey,
+    client: async_nats::Client,
     shared: Arc<Shared>,
     turns: Turns,
     follower: JoinHandle<()>,
@@ -127,10 +128,16 @@ impl Nats {
         Ok(Nats {
             id,
             token_key,
+            client: connection.client,
             shared,
             turns: Turns::default(),
             follower: tokio::spawn(follower),
         })
+    }
+
+    /// The connection, for what collectors tell each other besides.
+    pub(crate) fn client(&self) -> async_nats::Client {
+        self.client.clone()
     }
 }
 

@@ -132,19 +132,19 @@ spec:
     - name: server
       secret:
         secretName: {{ $server }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440, which YAML 1.1 and 1.2 read differently
     {{- end }}
     {{- with $nats.credentialsSecret }}
     - name: nats-credentials
       secret:
         secretName: {{ . }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440, which YAML 1.1 and 1.2 read differently
     {{- end }}
     {{- with $nats.tlsSecret }}
     - name: nats-tls
       secret:
         secretName: {{ . }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440, which YAML 1.1 and 1.2 read differently
     {{- end }}
     {{- with $collector.extraVolumes }}
     {{- toYaml . | nindent 4 }}
