@@ -7,6 +7,7 @@
 //! syscalls.rs  variants: nothing, an empty program, policies       processes.rs  variants: process events
 //! latency.rs   the product from the outside: edits, first record, last of a burst     product.rs
 //! delivery.rs  through a collector: throughput, its cost, delays     publisher.rs  consumer.rs  pipeline.rs
+//! fleet/       how many agents a collector carries: a subcommand, no part of a whole run
 //! workload.rs  the generator, pinned, that makes and times the calls
 //! statistics.rs   results.rs (JSON)   page.rs (docs/PERFORMANCE.md)   machine.rs   executable.rs
 //! ```
@@ -17,6 +18,7 @@ mod cgroup;
 mod consumer;
 mod delivery;
 mod executable;
+mod fleet;
 mod latency;
 mod machine;
 mod page;
@@ -38,7 +40,9 @@ use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    consumer::ConsumerArguments, latency::Extent, publisher::PublisherArguments,
+    consumer::ConsumerArguments,
+    fleet::{FleetArguments, agents::AgentsArguments},
+    latency::Extent, publisher::PublisherArguments,
     results::Measurement, rounds::Plan, suite::Selection,
 };
 
@@ -82,6 +86,11 @@ enum Role {
     /// Decodes what comes from a collector.
     #[command(hide = true)]
     Consumer(ConsumerArguments),
+    /// Runs the agents of many nodes, all but their kernels, against one collector, which is killed in between.
+    Fleet(FleetArguments),
+    /// Runs these agents.
+    #[command(hide = true)]
+    Agents(AgentsArguments),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +107,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.role {
         Some(Role::Publisher(arguments)) => return publisher::run(arguments),
         Some(Role::Consumer(arguments)) => return consumer::run(arguments),
+        Some(Role::Fleet(arguments)) => return fleet::run(arguments),
+        Some(Role::Agents(arguments)) => return fleet::agents::run(arguments),
         None => {}
     }
     ensure!(

@@ -145,7 +145,7 @@ fn await_number(come: &AtomicU64, is_enough: impl Fn(u64) -> bool) -> anyhow::Re
 }
 
 /// An event as the handler `trace` makes it, of one of a few processes.
-fn item(number: u64) -> Item {
+pub(crate) fn item(number: u64) -> Item {
     let process = number / 8 % PROCESSES;
     let pid = 1000 + process as u32;
     let event = Event {

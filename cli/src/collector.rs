@@ -61,6 +61,9 @@ pub(crate) struct CollectorArguments {
     /// Metrics and health.
     #[arg(long, value_name = "ADDR", default_value = "[::]:9464")]
     metrics_addr: SocketAddr,
+    /// Connections at once from one address: as many agents as come through one, where something translates theirs.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_address)]
+    connections_per_address: usize,
     #[command(flatten)]
     access: AccessArguments,
     #[command(flatten)]
@@ -225,7 +228,13 @@ async fn listeners(
     tls: Option<Arc<Reload<TlsFiles>>>,
     authenticate: Arc<dyn Authenticate>,
 ) -> anyhow::Result<(Vec<Listener>, Option<socket::Served>)> {
-    let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), Limits::default()));
+    let door: Arc<dyn Handshake> = Arc::new(Door::new(
+        tls.clone(),
+        Limits {
+            connections_per_address: arguments.connections_per_address,
+            ..Limits::default()
+        },
+    ));
     let mut listeners = Vec::new();
     for listen in &arguments.listen {
         if let (Listen::Tcp(address), None) = (listen, &tls) {

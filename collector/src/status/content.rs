@@ -163,7 +163,16 @@ fn accepted(object: &Object, count: &Count) -> Aspect {
     Aspect {
         holds: false,
         reason: refusal.reason.clone(),
-        message: format!("{}. {kept}", refusal.message.trim_end_matches('.')),
+        message: format!("{}{} {kept}", refusal.message, stop(&refusal.message)),
+    }
+}
+
+/// What is missing at the end of a sentence.
+fn stop(sentence: &str) -> &'static str {
+    if sentence.ends_with(['.', '?']) {
+        ""
+    } else {
+        "."
     }
 }
 

@@ -13,9 +13,12 @@ use ebpf_hello_collector::{
     serve::Options,
     token::TokenKey,
 };
-use ebpf_hello_proto::v1::{
-    self, collector_service_client::CollectorServiceClient, publish_request::Message as Ask,
-    publish_response::Message as Answer,
+use ebpf_hello_proto::{
+    v1::{
+        self, collector_service_client::CollectorServiceClient, publish_request::Message as Ask,
+        publish_response::Message as Answer,
+    },
+    wire,
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -316,14 +319,18 @@ impl Log for Failing {
         self.0.last(node).await
     }
 
-    async fn append(&self, node: &str, key: BatchKey, batch: Bytes) -> Result<Appended, LogError> {
+    async fn append_decoded(
+        &self,
+        batch: wire::Batch,
+        encoded: Bytes,
+    ) -> Result<Appended, LogError> {
         if self.1.load(Relaxed) {
             return Err(LogError::Store {
                 directory: "/store".into(),
                 message: "no space left on device".into(),
             });
         }
-        self.0.append(node, key, batch).await
+        self.0.append_decoded(batch, encoded).await
     }
 
     async fn range(&self) -> Result<Range, LogError> {

@@ -22,7 +22,7 @@ use kube::{
 use tokio::{sync::watch, task::JoinHandle};
 
 /// An agent as the collector sees it, on one node.
-pub struct Poser {
+pub(crate) struct Poser {
     reports: watch::Sender<Option<v1::NodeReport>>,
     state: Arc<Mutex<State>>,
     tasks: Vec<JoinHandle<()>>,
@@ -41,7 +41,7 @@ struct State {
 
 impl Poser {
     /// Starts to follow the filters and to report.
-    pub fn start(node: &str, client: Client, collector: SocketAddr) -> Poser {
+    pub(crate) fn start(node: &str, client: Client, collector: SocketAddr) -> Poser {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let epoch = u64::try_from(epoch.as_micros()).unwrap();
         let options = PublishOptions {
@@ -79,14 +79,14 @@ impl Poser {
     }
 
     /// From now on it fails, or no longer.
-    pub fn fail(&self, failure: Option<(&str, &str)>) {
+    pub(crate) fn fail(&self, failure: Option<(&str, &str)>) {
         let failure = failure.map(|(reason, message)| (reason.to_owned(), message.to_owned()));
         self.state.lock().unwrap().failure = failure;
         tell(&self.state, &self.reports);
     }
 
     /// Ends.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         if let Some(publisher) = self.publisher.take() {
             publisher.drain(Duration::from_millis(100)).await;
         }

@@ -27,7 +27,9 @@ fn reason(printed: &str) -> String {
         .lines()
         .map(|line| line.trim().trim_start_matches("* "));
     let said: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
-    said.join(" ")
+    // What follows says only that more may be wrong.
+    let said = said.join(" ");
+    said.split(" <nil>:").next().unwrap_or_default().to_owned()
 }
 
 /// Creates what is in a file; how that ended, in the words of the corpus.

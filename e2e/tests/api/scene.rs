@@ -14,37 +14,37 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
-    Api, ResourceExt as _,
+    Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
 /// Namespace of the product.
-pub const HOME: &str = "ebpf-hello";
+pub(crate) const HOME: &str = "ebpf-hello";
 /// Namespace of the filters.
-pub const SHOP: &str = "shop";
+pub(crate) const SHOP: &str = "shop";
 
 /// An API server with nodes and the product's objects.
-pub struct Scene {
+pub(crate) struct Scene {
     /// The server.
-    pub server: ApiServer,
+    pub(crate) server: ApiServer,
 }
 
 /// A collector's process and where it is.
-pub struct Collector {
+pub(crate) struct Collector {
     /// The process.
-    pub process: Process,
+    pub(crate) process: Process,
     /// Where agents publish.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Where its health is.
-    pub monitor: SocketAddr,
+    pub(crate) monitor: SocketAddr,
 }
 
 // === impl Scene ===
 
 impl Scene {
     /// Starts the server, with these nodes, each of which should run an agent.
-    pub async fn new(nodes: &[&str]) -> Scene {
+    pub(crate) async fn new(nodes: &[&str]) -> Scene {
         let server = ApiServer::start().await;
         server.install_definitions().await;
         for namespace in [HOME, SHOP] {
@@ -65,17 +65,22 @@ impl Scene {
     }
 
     /// Filters of the shop.
-    pub fn filters(&self) -> Api<SyscallFilter> {
+    pub(crate) fn filters(&self) -> Api<SyscallFilter> {
         Api::namespaced(self.server.client(), SHOP)
     }
 
     /// Starts a collector that is a ServiceAccount of this kubeconfig.
-    pub fn collector(&self, name: &str, kubeconfig: &Path) -> Collector {
+    pub(crate) fn collector(&self, name: &str, kubeconfig: &Path) -> Collector {
         self.collector_at(name, kubeconfig, free_address())
     }
 
     /// The same at a known address.
-    pub fn collector_at(&self, name: &str, kubeconfig: &Path, address: SocketAddr) -> Collector {
+    pub(crate) fn collector_at(
+        &self,
+        name: &str,
+        kubeconfig: &Path,
+        address: SocketAddr,
+    ) -> Collector {
         let monitor = free_address();
         let process = Process::start(
             name,
@@ -94,12 +99,12 @@ impl Scene {
     }
 
     /// An administrator's kubeconfig.
-    pub fn admin(&self) -> PathBuf {
+    pub(crate) fn admin(&self) -> PathBuf {
         self.server.admin_kubeconfig()
     }
 
     /// Makes or changes a filter of the shop.
-    pub async fn apply(&self, name: &str, spec: Value) -> SyscallFilter {
+    pub(crate) async fn apply(&self, name: &str, spec: Value) -> SyscallFilter {
         let filter = json!({
             "apiVersion": "ebpf-hello.dev/v1alpha1", "kind": "SyscallFilter",
             "metadata": {"name": name, "namespace": SHOP}, "spec": spec,
@@ -113,7 +118,7 @@ impl Scene {
     }
 
     /// Waits until a filter's status is as it should be; says how long that took.
-    pub async fn await_status(
+    pub(crate) async fn await_status(
         &self,
         name: &str,
         is: impl Fn(&FilterStatus) -> bool,
@@ -134,7 +139,7 @@ impl Scene {
     }
 
     /// Removes a filter of the shop.
-    pub async fn delete(&self, name: &str) {
+    pub(crate) async fn delete(&self, name: &str) {
         let filters = self.filters();
         filters
             .delete(name, &DeleteParams::default())
@@ -143,7 +148,7 @@ impl Scene {
     }
 
     /// Waits until somebody holds the lease; says who.
-    pub async fn await_holder(&self, but: Option<&str>) -> String {
+    pub(crate) async fn await_holder(&self, but: Option<&str>) -> String {
         let leases: Api<k8s_openapi::api::coordination::v1::Lease> =
             Api::namespaced(self.server.client(), HOME);
         eventually("a holder of the lease", async || {
@@ -161,7 +166,7 @@ impl Scene {
     }
 
     /// Names of all nodes.
-    pub async fn nodes(&self) -> Vec<String> {
+    pub(crate) async fn nodes(&self) -> Vec<String> {
         let api: Api<Node> = Api::all(self.server.client());
         let nodes = api.list(&kube::api::ListParams::default()).await.unwrap();
         nodes.iter().map(kube::ResourceExt::name_any).collect()
@@ -172,9 +177,13 @@ impl Scene {
 
 impl Collector {
     /// A path of its monitor: status code and body.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.monitor).await.unwrap();
+        let mut stream = eventually("the collector's monitor", async || {
+            let connecting = tokio::net::TcpStream::connect(self.monitor);
+            connecting.await.map_err(|error| error.to_string())
+        })
+        .await;
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -184,7 +193,7 @@ impl Collector {
     }
 
     /// One of its numbers.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text
             .lines()
@@ -195,13 +204,13 @@ impl Collector {
 }
 
 /// The condition of a type.
-pub fn condition<'a>(status: &'a FilterStatus, type_: &str) -> &'a Condition {
+pub(crate) fn condition<'a>(status: &'a FilterStatus, type_: &str) -> &'a Condition {
     let found = status.conditions.iter().find(|one| one.type_ == type_);
     found.unwrap_or_else(|| panic!("no {type_} in {status:?}"))
 }
 
 /// Whether a status says so many of so many nodes.
-pub fn says(status: &FilterStatus, summary: &str) -> bool {
+pub(crate) fn says(status: &FilterStatus, summary: &str) -> bool {
     status
         .nodes
         .as_ref()
@@ -209,12 +218,12 @@ pub fn says(status: &FilterStatus, summary: &str) -> bool {
 }
 
 /// A filter that counts one call.
-pub fn counting(call: &str) -> Value {
+pub(crate) fn counting(call: &str) -> Value {
     json!({"rules": [{"syscalls": [call], "handler": "Count"}]})
 }
 
 /// An address that nobody listens on yet.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -290,6 +290,8 @@ impl KeepAuthority for SecretAuthority {
                         error = chain(&error),
                         "cannot read the authority: taking the copy on disk"
                     );
+                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((Instant::now(), copy.clone()));
                     Ok(Some(copy))
                 }
                 (None, None) => Err(error),
