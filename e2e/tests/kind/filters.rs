@@ -132,14 +132,12 @@ pub(crate) fn the_tail_sample_shows_its_lines_for_pods_on_both_nodes(cluster: &C
                 "shop",
                 "--node",
                 node.name(),
-                "--type",
-                "timer",
                 "--last",
                 "10",
                 "-o",
                 "json",
             ])?;
-            if lines.contains("timer_settime") && lines.contains("shop/hello-tail") {
+            if lines.contains("\"shop/hello-tail\"") {
                 Ok(())
             } else {
                 Err(lines)
