@@ -1,6 +1,6 @@
 //! TLS to the collector: version 1.3 only, as the collector's.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::{
     AlertDescription, ClientConfig, RootCertStore,
@@ -10,6 +10,7 @@ use rustls::{
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -60,8 +61,11 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Connects, and waits for the first bytes of the server: in TLS 1.3 it looks at our certificate only after the
-/// handshake has ended here, and would refuse it in the middle of the first request.
+/// How long a server that shows nothing may still refuse the certificate that it was shown.
+const REFUSAL: Duration = Duration::from_millis(500);
+
+/// Connects. With a certificate it waits a moment for a refusal: in TLS 1.3 the server looks at it only after the
+/// handshake has ended here, and would otherwise refuse it in the middle of the first request, as a broken connection.
 ///
 /// # Errors
 /// The connection fails, or the server refuses it: see [`refuses_us`].
@@ -73,10 +77,12 @@ pub(super) async fn connect(
 ) -> io::Result<BufReader<TlsStream<TcpStream>>> {
     let io = TcpStream::connect((host, port)).await?;
     io.set_nodelay(true)?;
+    let shows = config.client_auth_cert_resolver.has_certs();
     let stream = TlsConnector::from(config).connect(name, io).await?;
-    // A server of HTTP/2 speaks first.
     let mut stream = BufReader::new(stream);
-    stream.fill_buf().await?;
+    if shows && let Ok(answer) = timeout(REFUSAL, stream.fill_buf()).await {
+        answer?;
+    }
     Ok(stream)
 }
 

@@ -17,7 +17,7 @@ use crate::{eventually::PATIENCE, executable::product};
 /// Name of the release, and of the chart's objects.
 pub const RELEASE: &str = "ebpf-hello";
 /// The namespace it is installed in.
-pub const SYSTEM: &str = "ebpf-hello-system";
+pub const SYSTEM: &str = "ebpf-hello";
 
 /// A running cluster.
 pub struct Cluster {
