@@ -42,8 +42,11 @@ use clap::{Parser, Subcommand};
 use crate::{
     consumer::ConsumerArguments,
     fleet::{FleetArguments, agents::AgentsArguments},
-    latency::Extent, publisher::PublisherArguments,
-    results::Measurement, rounds::Plan, suite::Selection,
+    latency::Extent,
+    publisher::PublisherArguments,
+    results::Measurement,
+    rounds::Plan,
+    suite::Selection,
 };
 
 /// Where figures go that are not those of a whole run; git ignores it.

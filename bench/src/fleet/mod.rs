@@ -91,7 +91,10 @@ pub(crate) fn run(arguments: &FleetArguments) -> anyhow::Result<()> {
 
     await_all(&now, arguments.agents)?;
     let first_connected_seconds = began.elapsed().as_secs_f64();
-    eprintln!("fleet: {} connected after {first_connected_seconds:.1} s", arguments.agents);
+    eprintln!(
+        "fleet: {} connected after {first_connected_seconds:.1} s",
+        arguments.agents
+    );
     let (before, cpu) = (now(), collector.process.cpu()?);
     let steady = Instant::now();
     thread::sleep(Duration::from_secs(arguments.seconds));
@@ -163,7 +166,10 @@ fn start_collector(directory: &TempDir, address: SocketAddr) -> anyhow::Result<C
     let process = Process::start("collector", &mut command)?;
     let began = Instant::now();
     while TcpStream::connect(address).is_err() {
-        ensure!(began.elapsed() < PATIENCE, "the collector does not listen on {address}");
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "the collector does not listen on {address}"
+        );
         thread::sleep(LOOK);
     }
     let idle = resident(&process)?;
