@@ -40,7 +40,7 @@ pub(super) struct Frame {
 /// A stretch of a segment.
 #[derive(Debug)]
 pub(super) enum Part {
-    Frame(Frame),
+    Frame(Box<Frame>),
     /// No frame, and no telling how many there were.
     Damage,
 }
@@ -135,7 +135,7 @@ pub(super) fn scan(segment: &[u8]) -> Vec<Part> {
     while offset < segment.len() {
         if let Some(frame) = frame(segment, offset) {
             offset += frame.length;
-            parts.push(Part::Frame(frame));
+            parts.push(Part::Frame(Box::new(frame)));
             continue;
         }
         parts.push(Part::Damage);

@@ -219,7 +219,7 @@ impl Spool {
                             self.miss(segment, from, frame.key);
                         }
                         next = frame.key.next();
-                        self.found(first, frame);
+                        self.found(first, *frame);
                     }
                 }
             }
