@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn neither_count_nor_cpu_nor_sequences_are_told() {
-        let at = |second| Some(Timestamp::from_unix_nanos(second * 1_000_000_000));
+        let at = |second: u64| Some(Timestamp::from_unix_nanos(second * 1_000_000_000));
         let loss = v1::Event {
             time: at(9),
             cpu: Some(3),
