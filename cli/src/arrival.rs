@@ -2,7 +2,6 @@
 //! collector, as any reader would. If it does not come, the cluster may know why.
 
 use std::{
-    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -39,9 +38,6 @@ pub(crate) struct ArrivalArgs {
     /// The agents, in the same namespace.
     #[arg(long, value_name = "NAME", default_value = "ebpf-hello-agent")]
     daemonset: String,
-    /// How to reach the API server when no event comes [default: as the pod's ServiceAccount].
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
     /// How long to wait.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
     timeout: Duration,
@@ -149,7 +145,7 @@ fn is_of(event: &Event, nonce: &str) -> bool {
 async fn cause(arguments: &ArrivalArgs) -> anyhow::Result<String> {
     let namespace = &arguments.pod.0;
     let allowed = "the account of `helm test` has the right";
-    let client = apiserver::client(arguments.kubeconfig.as_deref()).await?;
+    let client = apiserver::client(None).await?;
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let set = sets
         .get(&arguments.daemonset)

@@ -192,7 +192,7 @@ async fn an_older_agent_publishes_and_is_listed() {
             ),
             released.encode(
                 "PublishRequest",
-                r#"{"report": {"node": {"name": "n1"}, "filters": [{"name": "host-timers"}]}}"#,
+                r#"{"report": {"node": {"name": "n1"}, "filters": [{"filter": "host-timers"}]}}"#,
             ),
             released.encode(
                 "PublishRequest",
