@@ -39,8 +39,7 @@ async fn a_namespace_that_forbids_agents_is_named_by_an_account_that_uses_all_it
         let output = Command::new(product())
             .args(["arrival", "--pod=ebpf-hello/ebpf-hello-test"])
             .args(["--server=http://127.0.0.1:9", "--timeout=1s"])
-            .arg("--kubeconfig")
-            .arg(&kubeconfig)
+            .env("KUBECONFIG", &kubeconfig)
             .output()
             .unwrap();
         assert!(!output.status.success());
