@@ -1,6 +1,6 @@
 //! The custom resource definitions in a real API server.
 
-use ebpf_hello_e2e::ApiServer;
+use ebpf_hello_e2e::{ApiServer, Request};
 
 #[tokio::test]
 async fn the_server_takes_and_explains_the_definitions() {
@@ -8,12 +8,8 @@ async fn the_server_takes_and_explains_the_definitions() {
     server.install_definitions().await;
     let explained = server.kubectl(&["explain", "syscallfilter.spec.rules.sampling"]);
     assert!(explained.contains("One event in so many"), "{explained}");
-    let mine = |request: &&ebpf_hello_e2e::Request| request.resource == "customresourcedefinitions";
-    let requests = server.requests();
-    assert!(
-        requests
-            .iter()
-            .find(mine)
-            .is_some_and(|request| request.user == "admin")
-    );
+    let applied = |request: &Request| {
+        request.resource == "customresourcedefinitions" && request.user == "admin"
+    };
+    assert!(server.requests().iter().any(applied));
 }
