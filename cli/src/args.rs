@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Observe this machine and publish to a collector: what the DaemonSet runs.
     Agent(crate::agent::AgentArguments),
     /// Take what agents publish, keep it, and serve it to people and programs.
-    Collector(crate::collector::CollectorArguments),
+    Collector(Box<crate::collector::CollectorArguments>),
     /// Show events from a server: a collector, or this machine's instance.
     Observe(Box<crate::observe::ObserveArgs>),
     /// Show live who makes which calls, and how often.

@@ -146,7 +146,11 @@ const FAULTS: &[Fault] = &[
         cause: |place| {
             let agent = place.agent(&[]);
             agent.await_answer("/readyz", 200, "ok");
-            fs::write(place.filters.path(), "kind: Nonsense\n").unwrap();
+            fs::write(
+                Path::new(place.filters.path()).join("filter.yaml"),
+                "kind: Nonsense\n",
+            )
+            .unwrap();
             agent.await_log("the mistake", |line| {
                 line.contains("the last good ones stay")
             });

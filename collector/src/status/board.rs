@@ -327,7 +327,7 @@ impl Board {
             }
         }
         // Where not all can be written, what is urgent first, then what has waited longest.
-        due.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        due.sort_by_key(|a| (a.0, a.1));
         let agents = self.nodes.values().filter(|n| n.agent.is_some()).count();
         let mut writes = Vec::new();
         for (_, _, uid, status) in due.into_iter().take(room) {

@@ -22,7 +22,7 @@ const WAITING: usize = 256;
 /// Something changed at the API server.
 #[derive(Debug)]
 pub(super) enum Change {
-    Filter(Kind, watcher::Event<DynamicObject>),
+    Filter(Kind, Box<watcher::Event<DynamicObject>>),
     Node(Box<watcher::Event<Node>>),
     DaemonSet(Box<Option<DaemonSet>>),
 }
@@ -42,7 +42,7 @@ pub(super) fn start(
         tasks.spawn(follow(
             kind.name(),
             events,
-            move |event| Change::Filter(kind, event),
+            move |event| Change::Filter(kind, Box::new(event)),
             sender.clone(),
             counts.clone(),
         ));

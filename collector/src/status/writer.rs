@@ -207,7 +207,7 @@ impl Writer {
     fn apply(&mut self, change: Change) {
         let now = Instant::now();
         match change {
-            Change::Filter(kind, event) => self.apply_filter(kind, event, now),
+            Change::Filter(kind, event) => self.apply_filter(kind, *event, now),
             Change::Node(event) => self.apply_node(*event, now),
             Change::DaemonSet(found) => {
                 self.board.set_placement(found.map(Placement::of));

@@ -132,7 +132,7 @@ impl Scene {
             if status.observed_generation == current && is(&status) {
                 return Ok(status);
             }
-            Err(format!("{}", serde_json::to_string(&status).unwrap()))
+            Err(serde_json::to_string(&status).unwrap())
         })
         .await;
         (found, start.elapsed())

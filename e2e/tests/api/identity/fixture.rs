@@ -167,6 +167,10 @@ impl Place {
         for directory in [pod.join(container), pod] {
             let end = Instant::now() + PATIENCE;
             while let Err(error) = fs::remove_dir(&directory) {
+                // Gone already is as good.
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    break;
+                }
                 assert!(Instant::now() < end, "{}: {error}", directory.display());
                 sleep(Duration::from_millis(20)).await;
             }
