@@ -152,6 +152,12 @@ impl Consumer<'_> {
 /// Says how many have come, to whoever reads it.
 fn tell(come: u64) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(&come.to_le_bytes())?;
-    stdout.flush().context("cannot say how many have come")
+    let told = stdout
+        .write_all(&come.to_le_bytes())
+        .and_then(|()| stdout.flush());
+    match told {
+        // Who published it all, and knows that it is stored, has ended and reads no more.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        told => told.context("cannot say how many have come"),
+    }
 }
