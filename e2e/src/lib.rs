@@ -17,7 +17,6 @@ mod apiserver;
 pub mod chart;
 mod eventually;
 mod executable;
-#[cfg(feature = "kind-tests")]
 pub mod kind;
 mod process;
 

@@ -51,9 +51,10 @@ fn fields_where_zero_means_something_are_optional() {
                 "gid",
             ]
             .contains(&&*name);
-            // A pod's uid is text, empty means none; batches are numbered from 1.
+            // An object's uid is text, empty means none; batches are numbered from 1.
             let zero_is_none = [
                 "ebpfhello.v1.Pod.uid",
+                "ebpfhello.v1.FilterState.uid",
                 "ebpfhello.v1.Batch.number",
                 "ebpfhello.v1.Acknowledgement.number",
             ]

@@ -54,7 +54,9 @@ pub(crate) fn explain(status: &Status, selection: &Selection) -> anyhow::Error {
         Code::Unavailable | Code::DeadlineExceeded => error.context(Unreachable),
         // No answer at all, this side made the status up: what listens there speaks something else, or the connection
         // broke.
-        Code::Unknown | Code::Internal if status.source().is_some() => error.context(Unreachable),
+        Code::Unknown | Code::Internal | Code::Cancelled if status.source().is_some() => {
+            error.context(Unreachable)
+        }
         _ => error,
     }
 }

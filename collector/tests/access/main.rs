@@ -6,8 +6,6 @@
 )]
 
 mod certificates;
-#[cfg(feature = "api-tests")]
-mod crowd;
 mod enrol;
 mod fixture;
 mod port;

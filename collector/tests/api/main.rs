@@ -10,6 +10,10 @@
 )]
 #![allow(dead_code, reason = "the server is shared with tests/serve")]
 
+#[path = "../access/crowd.rs"]
+mod crowd;
+#[path = "../access/fixture.rs"]
+mod fixture;
 mod full_disk;
 mod grpcurl;
 #[path = "../log/killed.rs"]

@@ -6,7 +6,7 @@ use ebpf_hello_e2e::chart::repository;
 use serde_json::Value;
 
 /// How to write them again.
-const AGAIN: &str = "UPDATE=1 cargo test -p ebpf-hello-e2e --features api-tests --test chart";
+const AGAIN: &str = "UPDATE=1 cargo test -p ebpf-hello-e2e --test chart";
 
 /// JSON on a line, the same whatever order the keys came in.
 pub(crate) fn compact(value: &Value) -> String {

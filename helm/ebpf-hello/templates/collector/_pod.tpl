@@ -67,6 +67,8 @@ spec:
         {{- end }}
         {{- else }}
         - --store=/var/lib/ebpf-hello/store
+        # A copy of the authority, for a container that starts while the API server is away.
+        - --tls-dir=/var/lib/ebpf-hello/tls
         {{- end }}
         {{- range $collector.corsOrigins }}
         - --cors-origin={{ . }}
