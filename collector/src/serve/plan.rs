@@ -15,7 +15,7 @@ use crate::{
     mask::Mask,
     refusal::{self, Invalid},
     selection::{Selector, Verdict, nanos},
-    token,
+    token::{self, TokenError},
 };
 
 /// Most events of `last`.
@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) selector: Selector,
     pub(super) mask: Option<Mask>,
     pub(super) start: Place,
+    /// The token it goes on from is of another log: what is between that place and the start, nobody can tell.
+    pub(super) log_replaced: bool,
     /// Selected events to leave out at first: those of the first entry before the last N.
     pub(super) skip: u64,
     /// Position at which the stream ends; `None` while it follows.
@@ -73,6 +75,7 @@ impl Plan {
                 position: range.oldest,
                 event: 0,
             },
+            log_replaced: false,
             skip: 0,
             end: (!request.follow).then_some(range.end),
             deadline: request
@@ -81,8 +84,11 @@ impl Plan {
                 .map(|until| after(until, LATE)),
         };
         if !request.resume_token.is_empty() {
-            plan.start = token::decode(collector.log.as_ref(), &request.resume_token)
-                .map_err(|error| Invalid::new("resume_token", error.to_string()))?;
+            match token::decode(collector.log.as_ref(), &request.resume_token) {
+                Ok(place) => plan.start = place,
+                Err(TokenError::Foreign) => plan.log_replaced = true,
+                Err(error) => return Err(Invalid::new("resume_token", error.to_string()).into()),
+            }
             if plan.start.position > range.end {
                 return Err(refusal::because(
                     Code::OutOfRange,

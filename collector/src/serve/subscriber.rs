@@ -38,6 +38,11 @@ const ENOUGH_BYTES: usize = 64 << 10;
 const RETRY: Duration = Duration::from_millis(500);
 /// Attempts, after which the stream ends.
 const RETRIES: u32 = 60;
+/// How long a stream goes on after the collector was told to stop: agents' last batches are on their way, and
+/// the next collector may not have this one's store.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Time between looks whether agents' streams have ended.
+const FAREWELL_LOOK: Duration = Duration::from_millis(10);
 
 pub(super) struct Subscriber {
     pub(super) collector: Arc<Collector>,
@@ -73,6 +78,26 @@ impl From<Gone> for End {
     }
 }
 
+/// What a stream waited for.
+#[derive(PartialEq, Eq)]
+enum Waited {
+    ForMore,
+    /// The collector stops, and there will be no entry after those in the log.
+    ForTheLast,
+}
+
+fn shuts_down() -> End {
+    End::Failed(Status::unavailable("the server shuts down"))
+}
+
+/// Returns when the collector stops and the last agent's stream has ended.
+async fn no_more_comes(collector: &Collector) {
+    stopped(&mut collector.stop.clone()).await;
+    while collector.fleet.connected() > 0 {
+        sleep(FAREWELL_LOOK).await;
+    }
+}
+
 // === impl Subscriber ===
 
 impl Subscriber {
@@ -95,9 +120,13 @@ impl Subscriber {
     pub(super) async fn run(mut self, hello: v1::ObserverHello, mut right: Right) {
         let mut stop = self.collector.stop.clone();
         let collector = self.collector.clone();
+        let overdue = async {
+            stopped(&mut stop).await;
+            sleep(FAREWELL).await;
+        };
         let end = tokio::select! {
             end = self.stream(hello) => end,
-            () = stopped(&mut stop) => End::Failed(Status::unavailable("the server shuts down")),
+            () = overdue => shuts_down(),
             status = right.ended() => End::Revoked(status),
         };
         match end {
@@ -119,6 +148,12 @@ impl Subscriber {
             Ok(reader) => reader,
             Err(error) => return End::Failed(store_failed(error)),
         };
+        if self.plan.log_replaced {
+            let start = self.place.position;
+            if let Err(end) = self.tell_gone(start, start, None).await {
+                return end;
+            }
+        }
         match self.read(reader.as_mut()).await {
             Ok(()) => End::Done,
             Err(end) => end,
@@ -164,7 +199,9 @@ impl Subscriber {
                         return self.finish().await;
                     }
                     self.live = true;
-                    self.wait(reader).await?;
+                    if self.wait(reader).await? == Waited::ForTheLast {
+                        return Err(self.say_farewell(reader).await?);
+                    }
                 }
             }
         }
@@ -380,7 +417,7 @@ impl Subscriber {
     }
 
     /// Waits at the end of the log.
-    async fn wait(&mut self, reader: &mut dyn Reader) -> Result<(), End> {
+    async fn wait(&mut self, reader: &mut dyn Reader) -> Result<Waited, End> {
         let beat = self.spoke + self.collector.options.heartbeat;
         let deadline = self.plan.deadline.map(|deadline| {
             let left = deadline
@@ -398,6 +435,7 @@ impl Subscriber {
         tokio::select! {
             () = reader.wait() => {}
             () = self.queue.gone() => return Err(End::Gone),
+            () = no_more_comes(&self.collector) => return Ok(Waited::ForTheLast),
             () = sleep_until(beat) => self.beat().await?,
             () = self.queue.half_free(), if !self.missed.is_empty() => {}
             () = over => {
@@ -414,7 +452,20 @@ impl Subscriber {
             }
         }
         self.tell_missed();
-        Ok(())
+        Ok(Waited::ForMore)
+    }
+
+    /// Sends what came last before the collector stopped, and why the stream ends.
+    async fn say_farewell(&mut self, reader: &mut dyn Reader) -> Result<End, End> {
+        while let Next::Entry(entry) = reader
+            .next()
+            .await
+            .map_err(|error| End::Failed(store_failed(error)))?
+        {
+            self.take(&entry).await?;
+        }
+        self.finish().await?;
+        Ok(shuts_down())
     }
 
     /// Says that the stream is alive, if nothing else did for a while.

@@ -3,7 +3,10 @@ use std::{sync::Arc, time::Duration};
 use ebpf_hello_collector::{log::Memory, serve::Options};
 use ebpf_hello_proto::{
     Timestamp,
-    v1::{self, observe_response::Message, observer_service_client::ObserverServiceClient},
+    v1::{
+        self, event::Kind, observe_response::Message,
+        observer_service_client::ObserverServiceClient,
+    },
 };
 use prost_types::FieldMask;
 use tokio::sync::watch;
@@ -312,6 +315,54 @@ async fn trimmed_history_is_told_with_its_count() {
     // How many of a selection are gone, nobody knows.
     let events = all(&mut client, request(of_shop())).await;
     assert_eq!(losses(&events)[0].count, 0);
+}
+
+/// A collector whose store went with its pod: nobody can tell what a reader missed, so it hears that, and gets
+/// everything there is.
+#[tokio::test]
+async fn a_token_of_a_replaced_log_goes_on_with_all_of_the_new_one() {
+    let old = start().await;
+    old.append(&batch(1, 10)).await;
+    let mut stream = open(&mut old.observer().await, everything()).await;
+    let token = next(&mut stream).await.unwrap().unwrap().resume_token;
+    let new = start().await;
+    new.append(&batch(2, 20)).await;
+    let request = v1::ObserveRequest {
+        resume_token: token,
+        ..everything()
+    };
+    let events = all(&mut new.observer().await, request).await;
+    let told = losses(&events);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].reason(), v1::LossReason::HistoryGone);
+    assert!(matches!(events[0].kind, Some(Kind::Loss(_))), "it is first");
+    let expected = all(&mut new.observer().await, everything()).await;
+    assert_eq!(sequences(&events[1..]), sequences(&expected));
+}
+
+/// What agents got an acknowledgement for before the end is not in the next collector's store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_before_the_end_is_still_sent() {
+    let server = start().await;
+    let mut stream = open(&mut server.observer().await, live()).await;
+    server.append(&batch(1, 5)).await;
+    next(&mut stream).await.unwrap().unwrap();
+    for number in 2..=20 {
+        server.append(&batch(number, 300)).await;
+    }
+    server.collector.stop();
+    let mut events = Vec::new();
+    let status = loop {
+        match next(&mut stream).await {
+            Ok(response) => match response.expect("it ends with a reason").message {
+                Some(Message::Events(list)) => events.extend(list.events),
+                other => assert!(matches!(other, Some(Message::Heartbeat(_))), "{other:?}"),
+            },
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert_eq!(events.len(), 19 * 300);
 }
 
 #[tokio::test]

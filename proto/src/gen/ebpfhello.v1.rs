@@ -511,7 +511,7 @@ pub enum LossReason {
     Corrupt = 7,
     /// A queue in memory reached its limit: its reader fell behind.
     QueueFull = 8,
-    /// A resumed stream starts later than asked: the store no longer holds the events between.
+    /// A resumed stream starts later than asked: the store no longer holds the events between, or it is another store.
     HistoryGone = 9,
     /// The output (a file, a pipe, a stream) refused what was written.
     OutputFailed = 10,
@@ -1995,7 +1995,9 @@ pub struct ObserveRequest {
     #[prost_canonical_serde(proto_name = "last", json_name = "last")]
     pub last: u32,
     /// Go on exactly after the place this token stands for: the `resume_token` of an earlier stream, valid on any
-    /// replica of the same hub.
+    /// replica of the same hub. Where the log was replaced (a collector whose store went with its pod) the stream opens
+    /// with a loss of reason HISTORY_GONE and goes on with all that the new log has: what an agent had to send again
+    /// has the same node, epoch, cpu and sequence as before.
     #[prost(string, tag = "7")]
     #[prost_canonical_serde(proto_name = "resume_token", json_name = "resumeToken")]
     pub resume_token: ::prost::alloc::string::String,
