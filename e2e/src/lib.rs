@@ -20,7 +20,7 @@ mod executable;
 pub mod kind;
 mod process;
 
-pub use apiserver::{ApiServer, Request, TokenFor};
+pub use apiserver::{ApiServer, Request, Review, TokenFor};
 pub use eventually::{PATIENCE, eventually};
 pub use executable::{generator, product};
 pub use process::Process;

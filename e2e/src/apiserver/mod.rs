@@ -27,7 +27,7 @@ use kube::{
 use self::credentials::Credentials;
 use crate::{Process, eventually::eventually, executable::asset};
 
-pub use self::requests::Request;
+pub use self::requests::{Request, Review};
 
 /// An audience of the API server's own: what a token has that asks for none.
 const AUDIENCE: &str = "https://kubernetes.default.svc";
@@ -39,6 +39,8 @@ pub struct ApiServer {
     etcd_url: String,
     etcd: Process,
     server: Option<Process>,
+    /// `NAME=true` or `NAME=false` of each feature that is not as the version has it.
+    features: Vec<String>,
     credentials: Credentials,
     client: Client,
 }
@@ -85,6 +87,7 @@ impl ApiServer {
             etcd_url,
             etcd,
             server: None,
+            features: Vec::new(),
             credentials,
         };
         server.resume().await;
@@ -272,9 +275,40 @@ impl ApiServer {
         }
     }
 
+    /// A way to the server for the account of a kubeconfig that logs every request with its headers (`kubectl proxy`), and
+    /// a kubeconfig that goes it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn observed(&self, kubeconfig: &Path) -> (Process, PathBuf) {
+        let address = free_address();
+        let process = Process::start(
+            "kubectl proxy",
+            Command::new(asset("kubectl"))
+                .arg("--kubeconfig")
+                .arg(kubeconfig)
+                .args(["proxy", "--v=8", "--port"])
+                .arg(address.port().to_string()),
+        );
+        eventually("kubectl proxy listens", async || {
+            std::net::TcpStream::connect(address).map(drop)
+        })
+        .await;
+        let path = self.directory.path().join("observed.kubeconfig");
+        let text = fs::read_to_string(kubeconfig).unwrap();
+        let url = format!("http://{address}");
+        fs::write(&path, text.replace(&self.url(), &url)).unwrap();
+        (process, path)
+    }
+
     /// Kills kube-apiserver (SIGKILL); etcd keeps what it has.
     pub fn kill(&mut self) {
         self.server = None;
+    }
+
+    /// Has a feature off from the next start on, as servers have it that are older or are told so.
+    pub fn without_feature(&mut self, name: &str) {
+        self.features.push(format!("{name}=false"));
     }
 
     /// Starts kube-apiserver again at the same address, and waits until it is ready.
@@ -308,6 +342,7 @@ impl ApiServer {
                 // There is no controller that makes the default accounts, and no kubelet.
                 "--disable-admission-plugins=ServiceAccount".to_owned(),
                 "--allow-privileged=true".to_owned(),
+                format!("--feature-gates={}", self.features.join(",")),
                 "--v=0".to_owned(),
             ]),
         );
@@ -328,6 +363,11 @@ impl ApiServer {
     /// Requests that were answered so far, as the audit log has them.
     pub fn requests(&self) -> Vec<Request> {
         requests::read(&self.directory.path().join("audit.log"))
+    }
+
+    /// What the server was asked about others' rights so far, and what it answered.
+    pub fn reviews(&self) -> Vec<Review> {
+        requests::reviews(&self.directory.path().join("audit.log"))
     }
 
     /// The server's own metrics (Prometheus' text format).
@@ -371,7 +411,7 @@ fn free_address() -> SocketAddr {
         .unwrap()
 }
 
-/// Who asked for what, without bodies; one line a request, when it is answered.
+/// Who asked for what; one line a request, when it is answered. With a body only where that says whose rights are meant.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -379,5 +419,7 @@ omitStages: [RequestReceived, ResponseStarted]
 rules:
 - level: None
   users: [\"system:apiserver\"]
+- level: RequestResponse
+  resources: [{group: authorization.k8s.io, resources: [subjectaccessreviews]}]
 - level: Metadata
 ";

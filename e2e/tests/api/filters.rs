@@ -397,6 +397,33 @@ async fn the_agent_asks_for_what_is_listed_and_for_namespaces_only_while_they_ma
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_namespaces_and_its_node_the_agent_asks_for_metadata_only() {
+    let mut stage = Stage::set().await;
+    let requests = stage.observe_requests().await;
+    let by_team =
+        json!({"namespaceSelector": {"matchLabels": {"team": "red"}}, "rules": trace(CALL)});
+    let generation = stage.cluster_filter("team", by_team).await;
+    let agent = stage.agent(&[]);
+    agent.await_programmed("team", generation, 0).await;
+    agent.end().assert_balanced();
+    let log = requests.log();
+    for (resource, is_metadata) in [("nodes", true), ("namespaces", true), ("pods", false)] {
+        let url = format!("/api/v1/{resource}?");
+        let heads: Vec<_> = log
+            .split("\"Request\"")
+            .skip(1)
+            .map(|head| head.split("\"Response\"").next().unwrap())
+            .filter(|head| head.lines().next().unwrap().contains(&url))
+            .collect();
+        assert!(!heads.is_empty(), "{resource}: {log}");
+        for head in heads {
+            let asks = head.contains("as=PartialObjectMetadata");
+            assert_eq!(asks, is_metadata, "{head}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
     let mut stage = Stage::set().await;
     stage.server.namespace("shop", &[("team", "red")]).await;

@@ -2,29 +2,24 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde_json::json;
-
 use crate::{
     poser::Poser,
-    scene::{HOME, Scene, counting, says},
+    release::COLLECTOR,
+    scene::{HOME, Scene, counting, free_address, says},
 };
 
-/// A kubeconfig of an account of its own that may do everything: the audit log then tells who did what.
+/// A kubeconfig of an account of its own that has the collector's rights: the audit log then tells who did what.
 async fn account(stage: &Scene, name: &str) -> PathBuf {
     stage.server.service_account(HOME, name).await;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": HOME}],
-    });
-    let binding: k8s_openapi::api::rbac::v1::ClusterRoleBinding =
-        serde_json::from_value(binding).unwrap();
-    let bindings = kube::Api::all(stage.server.client());
-    bindings
-        .create(&kube::api::PostParams::default(), &binding)
-        .await
-        .unwrap();
+    let who = format!("--serviceaccount={HOME}:{name}");
+    let role = format!("--clusterrole={COLLECTOR}");
+    stage
+        .server
+        .kubectl(&["create", "clusterrolebinding", name, &role, &who]);
+    let role = format!("--role={COLLECTOR}");
+    stage
+        .server
+        .kubectl(&["create", "rolebinding", name, &role, &who, "-n", HOME]);
     stage.server.kubeconfig_of(HOME, name).await
 }
 
@@ -45,9 +40,9 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
         account(&stage, "first").await,
         account(&stage, "second").await,
     );
-    let one = stage.collector("first", &first);
+    let one = stage.collector_as("first", &first, free_address(), &[]);
     let holder = stage.await_holder(None).await;
-    let other = stage.collector("second", &second);
+    let other = stage.collector_as("second", &second, free_address(), &[]);
     // The agent is the second's, so that it has something to tell as soon as it may.
     let agent = Poser::start("n1", stage.server.client(), other.address);
     let another = Poser::start("n1", stage.server.client(), one.address);

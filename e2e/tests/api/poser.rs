@@ -1,5 +1,5 @@
-//! What reports as an agent does, through the agent's own publisher, without a kernel: it says of every valid filter
-//! that it is programmed.
+//! What watches and reports as an agent does, through the agent's own code, without a kernel: it says of every valid
+//! filter that it is programmed.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,7 @@ use std::{
 
 use ebpf_hello_agent::{
     Accounts,
+    kubernetes::{Reach, watch as follow_objects},
     publish::{PublishOptions, Publisher},
 };
 use ebpf_hello_policy::{Filter, crd::SyscallFilter};
@@ -17,7 +18,7 @@ use ebpf_hello_proto::v1;
 use futures::StreamExt as _;
 use kube::{
     Api, Client,
-    runtime::watcher::{self, Event, watcher},
+    runtime::watcher::{Config, Event},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -105,16 +106,15 @@ async fn follow(
     reports: watch::Sender<Option<v1::NodeReport>>,
 ) {
     let api: Api<SyscallFilter> = Api::all(client);
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = follow_objects(api, Config::default(), Reach::default()).boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(filter) | Event::InitApply(filter)) => take(&state, &filter),
-            Ok(Event::Delete(filter)) => {
+            Event::Apply(filter) | Event::InitApply(filter) => take(&state, &filter),
+            Event::Delete(filter) => {
                 let uid = filter.metadata.uid.unwrap();
                 state.lock().unwrap().filters.remove(&uid);
             }
-            Ok(Event::Init | Event::InitDone) => {}
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Event::Init | Event::InitDone => {}
         }
         tell(&state, &reports);
     }

@@ -53,7 +53,7 @@ async fn outcome(stage: &Scene, file: &Path) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn forty_bad_filters_are_each_refused_for_the_reason_that_the_corpus_has() {
     let stage = Scene::new(&["n1"]).await;
-    let _collector = stage.collector("collector", &stage.admin());
+    let _collector = stage.collector("collector").await;
     stage.await_holder(None).await;
     let (mut server, mut status, mut wrong) = (0, 0, Vec::new());
     for file in corpus() {

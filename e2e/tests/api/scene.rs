@@ -1,26 +1,25 @@
-//! A cluster's API without its machines: nodes, the agents' DaemonSet, and processes of the product that meet there.
+//! A cluster's API without its machines: nodes, the chart's release, and processes of the product that meet there.
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
 use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
 use ebpf_hello_policy::crd::{FilterStatus, SyscallFilter};
-use k8s_openapi::{
-    api::{apps::v1::DaemonSet, core::v1::Node},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-/// Namespace of the product.
-pub(crate) const HOME: &str = "ebpf-hello";
+use crate::release::{COLLECTOR, Release};
+
+pub(crate) use crate::release::HOME;
+
 /// Namespace of the filters.
 pub(crate) const SHOP: &str = "shop";
 
@@ -28,6 +27,8 @@ pub(crate) const SHOP: &str = "shop";
 pub(crate) struct Scene {
     /// The server.
     pub(crate) server: ApiServer,
+    /// The release in it.
+    pub(crate) release: Release,
 }
 
 /// A collector's process and where it is.
@@ -45,23 +46,30 @@ pub(crate) struct Collector {
 impl Scene {
     /// Starts the server, with these nodes, each of which should run an agent.
     pub(crate) async fn new(nodes: &[&str]) -> Scene {
+        let scene = Scene::without_definitions(nodes).await;
+        scene.server.install_definitions().await;
+        scene
+    }
+
+    /// The same before the hook of the chart has run.
+    pub(crate) async fn without_definitions(nodes: &[&str]) -> Scene {
         let server = ApiServer::start().await;
-        server.install_definitions().await;
-        for namespace in [HOME, SHOP] {
-            server.namespace(namespace, &[]).await;
-        }
-        let client = server.client();
+        let release = Release::install(&server).await;
+        server.namespace(SHOP, &[]).await;
+        let scene = Scene { server, release };
         for name in nodes {
-            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-            let node: Node = serde_json::from_value(node).unwrap();
-            let api: Api<Node> = Api::all(client.clone());
-            api.create(&PostParams::default(), &node).await.unwrap();
+            scene.node(name).await;
         }
-        let api: Api<DaemonSet> = Api::namespaced(client, HOME);
-        api.create(&PostParams::default(), &daemonset())
-            .await
-            .unwrap();
-        Scene { server }
+        scene
+    }
+
+    /// Adds a node, with the label by which the chart's DaemonSet knows those that can run an agent.
+    pub(crate) async fn node(&self, name: &str) {
+        let metadata = json!({"name": name, "labels": {"kubernetes.io/os": "linux"}});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata});
+        let node: Node = serde_json::from_value(node).unwrap();
+        let api: Api<Node> = Api::all(self.server.client());
+        api.create(&PostParams::default(), &node).await.unwrap();
     }
 
     /// Filters of the shop.
@@ -69,17 +77,29 @@ impl Scene {
         Api::namespaced(self.server.client(), SHOP)
     }
 
-    /// Starts a collector that is a ServiceAccount of this kubeconfig.
-    pub(crate) fn collector(&self, name: &str, kubeconfig: &Path) -> Collector {
-        self.collector_at(name, kubeconfig, free_address())
+    /// Starts a collector as the chart's account.
+    pub(crate) async fn collector(&self, name: &str) -> Collector {
+        self.collector_at(name, free_address(), &[]).await
     }
 
-    /// The same at a known address.
-    pub(crate) fn collector_at(
+    /// The same at a known address, with more arguments.
+    pub(crate) async fn collector_at(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        more: &[&str],
+    ) -> Collector {
+        let kubeconfig = self.server.kubeconfig_of(HOME, COLLECTOR).await;
+        self.collector_as(name, &kubeconfig, address, more)
+    }
+
+    /// The same as an account of the test's own.
+    pub(crate) fn collector_as(
         &self,
         name: &str,
         kubeconfig: &Path,
         address: SocketAddr,
+        more: &[&str],
     ) -> Collector {
         let monitor = free_address();
         let process = Process::start(
@@ -89,18 +109,14 @@ impl Scene {
                 .args(["--listen", &address.to_string()])
                 .args(["--metrics-addr", &monitor.to_string()])
                 .args(["--kubernetes", "--namespace", HOME, "--kubeconfig"])
-                .arg(kubeconfig),
+                .arg(kubeconfig)
+                .args(more),
         );
         Collector {
             process,
             address,
             monitor,
         }
-    }
-
-    /// An administrator's kubeconfig.
-    pub(crate) fn admin(&self) -> PathBuf {
-        self.server.admin_kubeconfig()
     }
 
     /// Makes or changes a filter of the shop.
@@ -228,24 +244,4 @@ pub(crate) fn free_address() -> SocketAddr {
         .unwrap()
         .local_addr()
         .unwrap()
-}
-
-/// As the chart has it, as far as it says where agents run.
-fn daemonset() -> DaemonSet {
-    let daemonset = json!({
-        "apiVersion": "apps/v1", "kind": "DaemonSet",
-        "metadata": {"name": "ebpf-hello-agent"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "agent"}},
-            "template": {
-                "metadata": {"labels": {"app": "agent"}},
-                "spec": {
-                    "containers": [{"name": "agent", "image": "none"}],
-                    "nodeSelector": {},
-                    "tolerations": [{"operator": "Exists"}],
-                },
-            },
-        },
-    });
-    serde_json::from_value(daemonset).unwrap()
 }

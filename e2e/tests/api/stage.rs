@@ -21,28 +21,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// Where the product's accounts are in these tests.
-pub(crate) const NAMESPACE: &str = "ebpf-hello";
-const ACCOUNT: &str = "ebpf-hello-agent";
+use crate::release::{AGENT, HOME, Release};
+
 /// This node.
 pub(crate) const NODE: &str = "n1";
-
-/// What an agent may do, and nothing else.
-const RIGHTS: &str = "\
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: ebpf-hello-agent}
-rules:
-- {apiGroups: [\"\"], resources: [pods, nodes, namespaces], verbs: [list, watch]}
-- {apiGroups: [ebpf-hello.dev], resources: [syscallfilters, clustersyscallfilters], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: ebpf-hello-agent}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ebpf-hello-agent}
-subjects:
-- {kind: ServiceAccount, name: ebpf-hello-agent, namespace: ebpf-hello}
-";
 
 /// A cluster of one node, whose agent is not started yet.
 pub(crate) struct Stage {
@@ -66,7 +48,7 @@ pub(crate) struct Agent {
 pub(crate) struct Reader(Process);
 
 /// Directories that are removed with their parents at the end.
-struct Cgroups {
+pub(crate) struct Cgroups {
     root: PathBuf,
 }
 
@@ -82,16 +64,12 @@ impl Stage {
     pub(crate) async fn set() -> Stage {
         let server = ApiServer::start().await;
         server.install_definitions().await;
-        server.namespace(NAMESPACE, &[]).await;
-        server.service_account(NAMESPACE, ACCOUNT).await;
-        let rights = server.directory().join("rights.yaml");
-        fs::write(&rights, RIGHTS).unwrap();
-        server.kubectl(&["apply", "-f", rights.to_str().unwrap()]);
+        Release::install(&server).await;
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"disk": "ssd"}}});
         let file = server.directory().join("node.json");
         fs::write(&file, node.to_string()).unwrap();
         server.kubectl(&["apply", "-f", file.to_str().unwrap()]);
-        let kubeconfig = server.kubeconfig_of(NAMESPACE, ACCOUNT).await;
+        let kubeconfig = server.kubeconfig_of(HOME, AGENT).await;
         let port = free_port();
         let mut collector = Process::start(
             "collector",
@@ -114,22 +92,20 @@ impl Stage {
 
     /// Starts an agent. The second of a stage finds what the first one saved.
     pub(crate) fn agent(&self, more: &[&str]) -> Agent {
-        let metrics = free_port();
-        let mut process = Process::start(
-            "agent",
-            Command::new(product())
-                .args(["agent", "--kubernetes", "--node", NODE, "--kubeconfig"])
-                .arg(&self.kubeconfig)
-                .arg("--state-dir")
-                .arg(self.directory.path())
-                .args(["--collector", &self.collector_url])
-                .args(["--metrics-addr", &format!("127.0.0.1:{metrics}")])
-                .args(["--process-events", "off"])
-                .args(more)
-                .env_remove("EBPF_HELLO_LOG"),
-        );
-        process.await_log("running");
-        Agent { process, metrics }
+        Agent::start(
+            NODE,
+            &self.kubeconfig,
+            self.directory.path(),
+            &self.collector_url,
+            more,
+        )
+    }
+
+    /// From now on agents reach the API server through what logs their requests with all headers.
+    pub(crate) async fn observe_requests(&mut self) -> Process {
+        let (process, kubeconfig) = self.server.observed(&self.kubeconfig).await;
+        self.kubeconfig = kubeconfig;
+        process
     }
 
     /// Where an agent keeps its state.
@@ -243,13 +219,7 @@ impl Stage {
 
     /// Makes the cgroup of a pod without requests or limits, with kubelet's cgroupfs driver.
     pub(crate) fn pod_cgroup(&self, uid: &str) -> PathBuf {
-        let path = self
-            .cgroups
-            .root
-            .join("kubepods/besteffort")
-            .join(format!("pod{uid}"));
-        fs::create_dir_all(&path).unwrap();
-        path
+        self.cgroups.pod(uid)
     }
 
     /// The same with its systemd driver.
@@ -268,6 +238,35 @@ impl Stage {
 // === impl Agent ===
 
 impl Agent {
+    /// Starts one that takes filters and pods from an API server, and waits until it runs.
+    pub(crate) fn start(
+        node: &str,
+        kubeconfig: &Path,
+        state: &Path,
+        collector: &str,
+        more: &[&str],
+    ) -> Agent {
+        let metrics = free_port();
+        let mut command = Command::new(product());
+        command
+            .args(["agent", "--kubernetes", "--node", node, "--kubeconfig"])
+            .arg(kubeconfig)
+            .arg("--state-dir")
+            .arg(state)
+            .args(["--collector", collector])
+            .args(["--metrics-addr", &format!("127.0.0.1:{metrics}")])
+            .args(["--process-events", "off"])
+            .args(more);
+        Agent::of(&mut command, metrics)
+    }
+
+    /// The same of a whole command line, with the port of its metrics.
+    pub(crate) fn of(command: &mut Command, metrics: u16) -> Agent {
+        let mut process = Process::start("agent", command.env_remove("EBPF_HELLO_LOG"));
+        process.await_log("running");
+        Agent { process, metrics }
+    }
+
     /// What `ebpf-hello status -o json` prints, asked for without a process of its own.
     pub(crate) fn status(&self) -> Value {
         let path = format!("/run/ebpf-hello/{}.sock", self.process.pid());
@@ -458,13 +457,24 @@ pub(crate) fn of_process(events: Vec<Event>, pid: u32) -> Vec<Event> {
 // === impl Cgroups ===
 
 impl Cgroups {
-    fn make() -> Cgroups {
+    /// Those of a node.
+    pub(crate) fn make() -> Cgroups {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = mount().join(format!("ebpf-hello-e2e-{}-{number}", std::process::id()));
         fs::create_dir_all(root.join("kubepods/besteffort")).unwrap();
         fs::create_dir_all(root.join("kubepods.slice/kubepods-besteffort.slice")).unwrap();
         Cgroups { root }
+    }
+
+    /// Makes the one of a pod without requests or limits, as kubelet's cgroupfs driver does.
+    pub(crate) fn pod(&self, uid: &str) -> PathBuf {
+        let path = self
+            .root
+            .join("kubepods/besteffort")
+            .join(format!("pod{uid}"));
+        fs::create_dir_all(&path).unwrap();
+        path
     }
 }
 
@@ -498,7 +508,7 @@ fn mount() -> PathBuf {
         .expect("cgroup v2 is mounted somewhere")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

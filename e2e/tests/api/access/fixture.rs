@@ -1,7 +1,6 @@
 //! A cluster with two tenants, its collectors as processes, and clients of them.
 
 use std::{
-    fs,
     net::TcpListener,
     path::PathBuf,
     process::Command,
@@ -16,10 +15,10 @@ use ebpf_hello_proto::{
         observer_service_client::ObserverServiceClient, publish_request,
     },
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
@@ -31,74 +30,13 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 
-/// Where the collector and its agents live.
-pub(crate) const HOME: &str = "ebpf-hello";
-pub(crate) const AGENT: &str = "ebpf-hello-agent";
+use crate::release::{self, COLLECTOR, Release};
+
+pub(crate) use crate::release::{AGENT, HOME};
+
 /// Audiences of tokens.
 pub(crate) const READERS: &str = "ebpf-hello";
 pub(crate) const AGENTS: &str = "ebpf-hello-collector";
-
-/// The collector's rights as far as access needs them, and the tenants'.
-const RIGHTS: &str = r#"
-apiVersion: v1
-kind: Secret
-metadata: {name: ebpf-hello-tls, namespace: ebpf-hello}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: ebpf-hello-ca, namespace: ebpf-hello}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: ebpf-hello-collector}
-rules:
-- {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
-- {apiGroups: [authorization.k8s.io], resources: [subjectaccessreviews], verbs: [create]}
-- {apiGroups: [ebpf-hello.dev], resources: [syscallfilters, clustersyscallfilters], verbs: [list, watch]}
-- {apiGroups: [ebpf-hello.dev], resources: [syscallfilters/status, clustersyscallfilters/status], verbs: [patch]}
-- {apiGroups: [""], resources: [nodes], verbs: [list, watch]}
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: ebpf-hello-collector}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ebpf-hello-collector}
-subjects: [{kind: ServiceAccount, name: ebpf-hello-collector, namespace: ebpf-hello}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: ebpf-hello-collector, namespace: ebpf-hello}
-rules:
-- {apiGroups: [""], resources: [secrets], resourceNames: [ebpf-hello-tls], verbs: [get, patch]}
-- {apiGroups: [""], resources: [configmaps], resourceNames: [ebpf-hello-ca], verbs: [get, patch]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [ebpf-hello-collector], verbs: [get, update]}
-- {apiGroups: [apps], resources: [daemonsets], resourceNames: [ebpf-hello-agent], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: ebpf-hello-collector, namespace: ebpf-hello}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: ebpf-hello-collector}
-subjects: [{kind: ServiceAccount, name: ebpf-hello-collector, namespace: ebpf-hello}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: ebpf-hello-namespace-reader}
-rules:
-- {apiGroups: [ebpf-hello.dev], resources: [syscallfilters/events], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: ebpf-hello-cluster-reader}
-rules:
-- {apiGroups: [ebpf-hello.dev], resources: [clustersyscallfilters/events], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: auditor}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: ebpf-hello-cluster-reader}
-subjects: [{kind: ServiceAccount, name: auditor, namespace: ebpf-hello}]
-"#;
 
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
@@ -124,23 +62,20 @@ impl Cluster {
     /// Starts one in which shop/reader may read events of shop, and ebpf-hello/auditor everything.
     pub(crate) async fn start() -> Cluster {
         let server = ApiServer::start().await;
-        for namespace in [HOME, "shop", "bank"] {
+        Release::install(&server).await;
+        for namespace in ["shop", "bank"] {
             server.namespace(namespace, &[]).await;
         }
-        for (namespace, account) in [
-            (HOME, "ebpf-hello-collector"),
-            (HOME, AGENT),
-            (HOME, "auditor"),
-            ("shop", "reader"),
-            ("shop", AGENT),
-        ] {
+        for (namespace, account) in [(HOME, "auditor"), ("shop", "reader"), ("shop", AGENT)] {
             server.service_account(namespace, account).await;
         }
         server.install_definitions().await;
-        let file = server.directory().join("rights.yaml");
-        fs::write(&file, RIGHTS).unwrap();
-        server.kubectl(&["apply", "-f", &file.display().to_string()]);
-        let kubeconfig = server.kubeconfig_of(HOME, "ebpf-hello-collector").await;
+        let (role, who) = (
+            "--clusterrole=ebpf-hello-cluster-reader",
+            format!("--serviceaccount={HOME}:auditor"),
+        );
+        server.kubectl(&["create", "clusterrolebinding", "auditor", role, &who]);
+        let kubeconfig = server.kubeconfig_of(HOME, COLLECTOR).await;
         let cluster = Cluster { server, kubeconfig };
         cluster.bind("shop", "reader");
         cluster
@@ -149,7 +84,7 @@ impl Cluster {
     /// Lets a ServiceAccount read events of its namespace.
     pub(crate) fn bind(&self, namespace: &str, account: &str) {
         let who = format!("--serviceaccount={namespace}:{account}");
-        let role = "--clusterrole=ebpf-hello-namespace-reader";
+        let role = "--clusterrole=ebpf-hello-reader";
         let space = format!("--namespace={namespace}");
         self.server
             .kubectl(&["create", "rolebinding", account, role, &who, &space]);
@@ -182,25 +117,10 @@ impl Cluster {
         self.server.token(HOME, AGENT, whom).await
     }
 
-    /// A pod of a ServiceAccount on a node.
+    /// A pod of a ServiceAccount on a node; its name.
     pub(crate) async fn pod(&self, namespace: &str, account: &str, node: &str) -> String {
         let name = format!("{account}-{node}");
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": name},
-            "spec": {
-                "nodeName": node,
-                "serviceAccountName": account,
-                "containers": [{"name": "agent", "image": "agent"}],
-            },
-        }))
-        .unwrap();
-        let pods: Api<Pod> = Api::namespaced(self.server.client(), namespace);
-        match pods.create(&PostParams::default(), &pod).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            created => {
-                created.unwrap();
-            }
-        }
+        release::pod(&self.server, namespace, &name, account, node).await;
         name
     }
 

@@ -9,16 +9,13 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, product};
-use k8s_openapi::api::{
-    core::v1::Node,
-    rbac::v1::{ClusterRole, ClusterRoleBinding},
-};
+use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::PostParams};
 use serde_json::json;
 use tokio::{
@@ -27,6 +24,8 @@ use tokio::{
     sync::watch,
     time::sleep,
 };
+
+use crate::release::{AGENT, HOME, Release};
 
 /// The node.
 pub(super) const NODE: &str = "n1";
@@ -52,10 +51,13 @@ impl Fixture {
         let server = ApiServer::start().await;
         server.install_definitions().await;
         server.namespace(NAMESPACE, &[]).await;
-        allow_agent(&server).await;
+        Release::install(&server).await;
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": NODE}})).unwrap();
+        let nodes: Api<Node> = Api::all(server.client());
+        nodes.create(&PostParams::default(), &node).await.unwrap();
         let address = server.url().trim_start_matches("https://").parse().unwrap();
         let proxy = Proxy::start(address).await;
-        let kubeconfig = server.kubeconfig_of("default", "agent").await;
+        let kubeconfig = server.kubeconfig_of(HOME, AGENT).await;
         through(
             &kubeconfig,
             &server.url(),
@@ -111,9 +113,10 @@ impl Fixture {
         assert!(balances, "{ledger}");
         self.collector.stop();
         let requests = self.server.requests();
+        let user = format!("system:serviceaccount:{HOME}:{AGENT}");
         let of_agent: Vec<_> = requests
             .iter()
-            .filter(|request| request.user == "system:serviceaccount:default:agent")
+            .filter(|request| request.user == user)
             .filter(|request| request.resource == "pods")
             .collect();
         assert!(!of_agent.is_empty(), "the agent asked for no pods");
@@ -144,8 +147,11 @@ impl Place {
             .into_iter()
             .find(|mount| mount.join("cgroup.controllers").is_file())
             .expect("cgroup v2 is mounted");
+        // Each test has its own: it removes them at its end.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let place = Place {
-            root: mount.join(format!("identity-{}", std::process::id())),
+            root: mount.join(format!("identity-{}-{number}", std::process::id())),
             links: directory.join("links"),
         };
         fs::create_dir_all(place.root.join("kubepods/besteffort")).unwrap();
@@ -243,44 +249,6 @@ fn through(kubeconfig: &Path, server: &str, proxy: &str) {
     let text = fs::read_to_string(kubeconfig).unwrap();
     assert!(text.contains(server), "{text}");
     fs::write(kubeconfig, text.replace(server, proxy)).unwrap();
-}
-
-/// The rights that an agent needs, and no other.
-async fn allow_agent(server: &ApiServer) {
-    server.service_account("default", "agent").await;
-    let verbs = ["list", "watch"];
-    let role: ClusterRole = serde_json::from_value(json!({
-        "metadata": {"name": "agent"},
-        "rules": [
-            {"apiGroups": [""], "resources": ["pods", "nodes", "namespaces"], "verbs": verbs},
-            {
-                "apiGroups": ["ebpf-hello.dev"],
-                "resources": ["syscallfilters", "clustersyscallfilters"],
-                "verbs": verbs,
-            },
-        ],
-    }))
-    .unwrap();
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": {"name": "agent"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent"},
-        "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "agent"}],
-    }))
-    .unwrap();
-    let node: Node = serde_json::from_value(json!({"metadata": {"name": NODE}})).unwrap();
-    let post = PostParams::default();
-    Api::all(server.client())
-        .create(&post, &role)
-        .await
-        .unwrap();
-    Api::all(server.client())
-        .create(&post, &binding)
-        .await
-        .unwrap();
-    Api::all(server.client())
-        .create(&post, &node)
-        .await
-        .unwrap();
 }
 
 fn free_address() -> SocketAddr {
