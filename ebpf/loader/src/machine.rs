@@ -29,13 +29,6 @@ pub enum NodeScope {
 
 /// Refuses early, and with what to do, where loading could only fail.
 pub(crate) fn check() -> Result<(), LoadError> {
-    let missing = missing_capabilities(&read("/proc/self/status")?);
-    if !missing.is_empty() {
-        return Err(LoadError::Privilege(format!(
-            "{} missing; run as root (sudo), or grant them to the process",
-            missing.join(" and ")
-        )));
-    }
     // Absent without securityfs or lockdown support: then there is no lockdown.
     if let Ok(lockdown) = fs::read_to_string("/sys/kernel/security/lockdown")
         && lockdown.contains("[confidentiality]")
@@ -51,11 +44,25 @@ pub(crate) fn check() -> Result<(), LoadError> {
         Ok(false) => Err(LoadError::Kernel(
             "BPF ring buffers (Linux 5.8); ebpf-hello needs the features of Linux 5.15".into(),
         )),
-        Err(error) => Err(LoadError::Privilege(format!(
-            "the kernel refuses to make a BPF map ({error}); are you root in the initial user \
-             namespace, and does a security module or seccomp profile forbid bpf(2)?"
-        ))),
+        Err(error) => Err(refused("to make a BPF map", &error)),
     }
+}
+
+/// The kernel's refusal, with what may be missing. Asked afterwards: only the kernel knows what it asks for.
+pub(crate) fn refused(what: &str, error: &dyn std::error::Error) -> LoadError {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
+    LoadError::Privilege(if missing.is_empty() {
+        format!(
+            "the kernel refuses {what} ({error}); are you root in the initial user namespace, and does a security \
+             module or seccomp profile forbid bpf(2)?"
+        )
+    } else {
+        format!(
+            "the kernel refuses {what} ({error}): {} missing; run as root (sudo), or grant them to the process",
+            missing.join(" and ")
+        )
+    })
 }
 
 /// Names of the capabilities needed and not effective in a `/proc/<pid>/status`.

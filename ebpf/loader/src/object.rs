@@ -7,7 +7,7 @@ use aya::{
 };
 use ebpf_hello_abi::{CONFIG, Config, RINGS, SLOTS_PER_TABLE, map, program};
 
-use crate::{LoadError, Options};
+use crate::{LoadError, Options, machine};
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("EBPF_HELLO_OBJECT"));
 
@@ -129,10 +129,7 @@ fn rejected(program: &'static str, error: ProgramError) -> LoadError {
         } => {
             let log = verifier_log.to_string();
             if io_error.kind() == std::io::ErrorKind::PermissionDenied && log.trim().is_empty() {
-                return LoadError::Privilege(format!(
-                    "the kernel refuses BPF_PROG_LOAD of `{program}` ({io_error}); is CAP_PERFMON \
-                     there, and does a security module forbid it?"
-                ));
+                return machine::refused(&format!("to load the program `{program}`"), &io_error);
             }
             let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
             let last = lines[lines.len().saturating_sub(20)..].join("\n");
