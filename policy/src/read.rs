@@ -67,7 +67,8 @@ pub struct Diagnostic {
 /// Reads the filters of one file; `source_name` is only for messages. A `SyscallFilter` without a
 /// namespace is in `default`, as kubectl would put it.
 ///
-/// A file may hold several documents, and a document may be a `List`.
+/// A file may hold several documents, and a document may be a `List`. Objects of other APIs beside a filter, such as
+/// the workload it is for, are left out.
 ///
 /// # Errors
 ///
@@ -92,7 +93,11 @@ pub fn read_in(
         diagnostics: Vec::new(),
     };
     let mut documents: Vec<Document> = Vec::new();
-    for node in file.parse(text) {
+    let mut nodes = file.parse(text);
+    if !nodes.iter().all(validate::is_of_another_api) {
+        nodes.retain(|node| !validate::is_of_another_api(node));
+    }
+    for node in nodes {
         let (filter, problems) = validate::document(&node, namespace);
         let (warnings, errors): (Vec<_>, Vec<_>) = problems
             .into_iter()

@@ -118,3 +118,20 @@ fn every_good_filter_is_accepted_with_its_warnings() {
     });
     assert!(files >= 5, "{files}");
 }
+
+/// What is written for `kubectl apply` is no less good for `check` and `run --filters`.
+#[test]
+fn samples_are_read_past_their_namespaces_and_workloads() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
+    let mut files = 0;
+    for entry in fs::read_dir(samples).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let documents = read("sample", &text)
+            .unwrap_or_else(|diagnostics| panic!("{}: {diagnostics:#?}", path.display()));
+        assert!(!documents.is_empty(), "{}", path.display());
+        assert!(text.contains("kind: Deployment"), "{}", path.display());
+        files += 1;
+    }
+    assert!(files >= 4, "{files}");
+}

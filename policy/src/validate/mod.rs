@@ -15,6 +15,8 @@ mod rule;
 mod shape;
 mod spec;
 
+pub(crate) use self::object::is_of_another_api;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{

@@ -12,6 +12,16 @@ use crate::{
 
 const KINDS: [&str; 2] = ["SyscallFilter", "ClusterSyscallFilter"];
 
+/// Whether it names both another group of the API and a kind that is none of ours.
+pub(crate) fn is_of_another_api(node: &Node) -> bool {
+    let text = |key| node.get(key).and_then(Node::text);
+    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+        return false;
+    };
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    group != GROUP && nearest(kind, KINDS).is_empty()
+}
+
 /// The object's kind, if it is one of ours.
 pub(super) fn kind<'n>(node: &'n Node, problems: &mut Vec<Problem>) -> Option<&'n str> {
     let root = Path::default();
