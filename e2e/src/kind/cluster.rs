@@ -18,6 +18,8 @@ use crate::{eventually::PATIENCE, executable::product};
 pub const RELEASE: &str = "ebpf-hello";
 /// The namespace it is installed in.
 pub const SYSTEM: &str = "ebpf-hello";
+/// Longest time until the pods of a workload are ready.
+const ROLLOUT: Duration = Duration::from_secs(120);
 
 /// A running cluster.
 pub struct Cluster {
@@ -172,6 +174,9 @@ impl Cluster {
             format!(
                 "image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent,collector.service.type=NodePort"
             ),
+            // Where the worker is stopped, the collector goes on.
+            "--set-string".to_owned(),
+            r"collector.nodeSelector.node-role\.kubernetes\.io/control-plane=".to_owned(),
             // Two kubelets and their control plane on a few processors: what names a container comes late.
             "--set".to_owned(),
             "agent.identityWait=10s".to_owned(),
@@ -205,7 +210,22 @@ impl Cluster {
     /// # Panics
     /// They do not become ready.
     pub fn await_agents(&self) {
-        self.await_rollout("daemonset/ebpf-hello-agent");
+        // `kubectl rollout status` knows no strategy but RollingUpdate, which the older release has not.
+        self.await_workload("every node's agent is ready", || {
+            let set = self.get(&["-n", SYSTEM, "daemonset", "ebpf-hello-agent"]);
+            let (spec, status) = (&set["spec"], &set["status"]);
+            let desired = status["desiredNumberScheduled"].as_u64();
+            let replaced = spec["updateStrategy"]["type"] == "OnDelete"
+                || status["updatedNumberScheduled"].as_u64() == desired;
+            let ready = desired.is_some_and(|desired| desired > 0)
+                && status["numberReady"].as_u64() == desired
+                && status["observedGeneration"] == set["metadata"]["generation"];
+            if ready && replaced {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        });
     }
 
     /// Waits until the collector is ready.
@@ -213,13 +233,21 @@ impl Cluster {
     /// # Panics
     /// It does not become ready.
     pub fn await_collector(&self) {
-        self.await_rollout("statefulset/ebpf-hello-collector");
+        self.await_workload("the collector is ready", || {
+            let what = "statefulset/ebpf-hello-collector";
+            self.try_kubectl(&["-n", SYSTEM, "rollout", "status", what, "--timeout=5s"])
+        });
     }
 
-    fn await_rollout(&self, what: &str) {
-        if let Err(error) =
-            self.try_kubectl(&["-n", SYSTEM, "rollout", "status", what, "--timeout=120s"])
-        {
+    /// Waits for pods; if they do not come, tells what the cluster says of them.
+    fn await_workload<T>(&self, what: &str, mut ask: impl FnMut() -> Result<T, String>) {
+        let end = Instant::now() + ROLLOUT;
+        loop {
+            let Err(error) = ask() else { return };
+            if Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(200));
+                continue;
+            }
             let pods = self.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "wide"]);
             let events = self.kubectl(&["-n", SYSTEM, "get", "events", "--sort-by=.lastTimestamp"]);
             let logs = self
@@ -233,7 +261,7 @@ impl Cluster {
                     "app.kubernetes.io/name=ebpf-hello",
                 ])
                 .unwrap_or_default();
-            panic!("{error}\n{pods}\n{events}\n{logs}");
+            panic!("{what}, within {ROLLOUT:?}: {error}\n{pods}\n{events}\n{logs}");
         }
     }
 

@@ -73,7 +73,7 @@ pub(crate) fn a_node_whose_agent_cannot_start_is_named_within_a_minute(cluster: 
                 let status =
                     cluster.get(&["-n", shop.name(), "syscallfilter", "timers"])["status"].clone();
                 let nodes = &status["nodes"];
-                let failure = nodes["failures"]
+                let failure = status["failures"]
                     .as_array()
                     .and_then(|failures| failures.first().cloned())
                     .unwrap_or_default();

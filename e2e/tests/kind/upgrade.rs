@@ -83,6 +83,23 @@ fn of_other_tests(line: &str) -> bool {
         || line.ends_with(" /shop")
 }
 
+/// Deletes the agents' pods, and waits for their successors.
+fn replace_agents(cluster: &Cluster) {
+    let old: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
+    for (pod, _) in &old {
+        cluster.kubectl(&["-n", SYSTEM, "delete", "pod", pod, "--wait=false"]);
+    }
+    cluster.eventually("their successors", || {
+        let now: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
+        if now.is_disjoint(&old) && now.len() == old.len() {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
+    cluster.await_agents();
+}
+
 pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     cluster.kubectl(&[
         "delete",
@@ -147,18 +164,7 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     }
     println!("    old agents with the new collector: {old_agents}");
     assert!(old_agents, "the old agents were still there: {still:?}");
-    for (pod, _) in &agents {
-        cluster.kubectl(&["-n", SYSTEM, "delete", "pod", pod, "--wait=false"]);
-    }
-    cluster.eventually("new agents", || {
-        let now: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
-        if now.is_disjoint(&agents) && now.len() == agents.len() {
-            Ok(())
-        } else {
-            Err(format!("{now:?}"))
-        }
-    });
-    cluster.await_agents();
+    replace_agents(cluster);
     for (pod, node) in cluster.pods_of("agent") {
         let status = cluster.kubectl(&["-n", SYSTEM, "exec", &pod, "--", "ebpf-hello", "status"]);
         let ledger = status
@@ -171,9 +177,10 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     assert_eq!(uid(), kept, "the filter is the same object");
     shop.await_programmed("kept", "2/2");
 
-    cluster.helm(&["rollback", RELEASE, "1", "--wait", "--timeout", "3m"]);
-    cluster.await_agents();
+    // Not to be waited for: of agents that are replaced only when their pods are deleted helm waits forever.
+    cluster.helm(&["rollback", RELEASE, "1", "--timeout", "3m"]);
     cluster.await_collector();
+    replace_agents(cluster);
     assert_eq!(uid(), kept, "the filter outlives the way back");
     let so_far = observer.select(told).len();
     observer.await_events("after the way back", so_far + 10, told);
