@@ -1,6 +1,6 @@
 //! What `helm install` brings.
 
-use ebpf_hello_e2e::kind::{Cluster, SYSTEM};
+use ebpf_hello_e2e::kind::{Cluster, RELEASE, SYSTEM};
 
 pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
     let agents = cluster.pods_of("agent");
@@ -21,4 +21,14 @@ pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
             "--probe",
         ]);
     }
+}
+
+/// The chart's own test, as whoever installed it runs it.
+pub(crate) fn helm_test_sees_an_event_of_its_pod_arrive(cluster: &Cluster) {
+    let said = cluster.helm(&["test", RELEASE, "--timeout", "3m"]);
+    let arrived = said
+        .lines()
+        .find(|line| line.contains("an event of pod") && line.contains("arrived after"))
+        .unwrap_or_else(|| panic!("{said}"));
+    println!("    {}", arrived.trim());
 }

@@ -76,6 +76,7 @@ fn main() -> ExitCode {
     };
     let mut trials = trials![
         installation::every_node_has_a_ready_agent,
+        installation::helm_test_sees_an_event_of_its_pod_arrive,
         attribution::every_exec_is_told_once_by_its_node_with_pod_container_workload_and_labels,
         attribution::a_namespace_never_sees_anothers_events,
         filters::the_first_open_of_a_selected_container_is_told_and_none_of_the_other,
