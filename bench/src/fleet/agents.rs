@@ -101,16 +101,8 @@ pub(crate) fn run(arguments: &AgentsArguments) -> anyhow::Result<()> {
 async fn simulate(arguments: &AgentsArguments) -> anyhow::Result<()> {
     let ending = stdin_ends();
     let mut agents = Vec::new();
-    let mut offering = Vec::new();
     for number in 0..arguments.agents {
-        let agent = Arc::new(start(arguments, number).await?);
-        offering.push(tokio::spawn(offer(
-            Arc::clone(&agent),
-            arguments.pods,
-            arguments.rate,
-            Arc::clone(&ending),
-        )));
-        agents.push(agent);
+        agents.push(Arc::new(start(arguments, number).await?));
         if number % STARTING == STARTING - 1 {
             // As they connect: a backlog of handshakes would be this simulation's own.
             let enough = number.saturating_sub(10 * STARTING);
@@ -119,6 +111,12 @@ async fn simulate(arguments: &AgentsArguments) -> anyhow::Result<()> {
             }
         }
     }
+    // Only then: events of the first would take the processor that the last enrol with.
+    let offer = |agent: &Arc<Agent>| {
+        let (agent, ending) = (Arc::clone(agent), Arc::clone(&ending));
+        tokio::spawn(offer(agent, arguments.pods, arguments.rate, ending))
+    };
+    let offering: Vec<_> = agents.iter().map(offer).collect();
     while !ending.load(Ordering::Acquire) {
         say(&state(&agents))?;
         sleep(STATE).await;
