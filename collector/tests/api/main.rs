@@ -12,6 +12,7 @@
 
 #[path = "../access/crowd.rs"]
 mod crowd;
+mod curl;
 #[path = "../access/fixture.rs"]
 mod fixture;
 mod full_disk;
