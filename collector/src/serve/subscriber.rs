@@ -54,6 +54,8 @@ pub(super) struct Subscriber {
     chunk: Vec<u8>,
     events: u64,
     live: bool,
+    /// It ends because the collector stops: there is more than it brought.
+    stopping: bool,
     missed: Missed,
     dropped: u64,
     cel_errors: u64,
@@ -76,14 +78,6 @@ impl From<Gone> for End {
     fn from(_: Gone) -> Self {
         End::Gone
     }
-}
-
-/// What a stream waited for.
-#[derive(PartialEq, Eq)]
-enum Waited {
-    ForMore,
-    /// The collector stops, and there will be no entry after those in the log.
-    ForTheLast,
 }
 
 fn shuts_down() -> End {
@@ -110,6 +104,7 @@ impl Subscriber {
             chunk: Vec::new(),
             events: 0,
             live: false,
+            stopping: false,
             missed: Missed::default(),
             dropped: 0,
             cel_errors: 0,
@@ -155,6 +150,7 @@ impl Subscriber {
             }
         }
         match self.read(reader.as_mut()).await {
+            Ok(()) if self.stopping => shuts_down(),
             Ok(()) => End::Done,
             Err(end) => end,
         }
@@ -199,9 +195,7 @@ impl Subscriber {
                         return self.finish().await;
                     }
                     self.live = true;
-                    if self.wait(reader).await? == Waited::ForTheLast {
-                        return Err(self.say_farewell(reader).await?);
-                    }
+                    self.wait(reader).await?;
                 }
             }
         }
@@ -417,7 +411,7 @@ impl Subscriber {
     }
 
     /// Waits at the end of the log.
-    async fn wait(&mut self, reader: &mut dyn Reader) -> Result<Waited, End> {
+    async fn wait(&mut self, reader: &mut dyn Reader) -> Result<(), End> {
         let beat = self.spoke + self.collector.options.heartbeat;
         let deadline = self.plan.deadline.map(|deadline| {
             let left = deadline
@@ -435,7 +429,10 @@ impl Subscriber {
         tokio::select! {
             () = reader.wait() => {}
             () = self.queue.gone() => return Err(End::Gone),
-            () = no_more_comes(&self.collector) => return Ok(Waited::ForTheLast),
+            () = no_more_comes(&self.collector) => {
+                self.stopping = true;
+                self.end_here().await;
+            }
             () = sleep_until(beat) => self.beat().await?,
             () = self.queue.half_free(), if !self.missed.is_empty() => {}
             () = over => {
@@ -444,28 +441,19 @@ impl Subscriber {
                     .deadline
                     .is_some_and(|deadline| deadline <= std::time::SystemTime::now());
                 if passed {
-                    // What is in the log now is still read.
-                    let range = self.collector.log.range().await;
-                    self.plan.end = Some(range.map_or(self.place.position, |range| range.end));
-                    self.live = false;
+                    self.end_here().await;
                 }
             }
         }
         self.tell_missed();
-        Ok(Waited::ForMore)
+        Ok(())
     }
 
-    /// Sends what came last before the collector stopped, and why the stream ends.
-    async fn say_farewell(&mut self, reader: &mut dyn Reader) -> Result<End, End> {
-        while let Next::Entry(entry) = reader
-            .next()
-            .await
-            .map_err(|error| End::Failed(store_failed(error)))?
-        {
-            self.take(&entry).await?;
-        }
-        self.finish().await?;
-        Ok(shuts_down())
+    /// Ends the stream after what is in the log now.
+    async fn end_here(&mut self) {
+        let range = self.collector.log.range().await;
+        self.plan.end = Some(range.map_or(self.place.position, |range| range.end));
+        self.live = false;
     }
 
     /// Says that the stream is alive, if nothing else did for a while.
