@@ -240,14 +240,8 @@ impl Cluster {
     }
 
     /// Waits for pods; if they do not come, tells what the cluster says of them.
-    fn await_workload<T>(&self, what: &str, mut ask: impl FnMut() -> Result<T, String>) {
-        let end = Instant::now() + ROLLOUT;
-        loop {
-            let Err(error) = ask() else { return };
-            if Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(200));
-                continue;
-            }
+    fn await_workload<T>(&self, what: &str, ask: impl FnMut() -> Result<T, String>) {
+        if let Err(error) = ask_until(ROLLOUT, ask) {
             let pods = self.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "wide"]);
             let events = self.kubectl(&["-n", SYSTEM, "get", "events", "--sort-by=.lastTimestamp"]);
             let logs = self
@@ -360,16 +354,10 @@ impl Cluster {
         &self,
         what: &str,
         within: Duration,
-        mut ask: impl FnMut() -> Result<T, String>,
+        ask: impl FnMut() -> Result<T, String>,
     ) -> T {
-        let end = Instant::now() + within;
-        loop {
-            match ask() {
-                Ok(answer) => return answer,
-                Err(reason) => assert!(Instant::now() < end, "{what}, within {within:?}: {reason}"),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        ask_until(within, ask)
+            .unwrap_or_else(|reason| panic!("{what}, within {within:?}: {reason}"))
     }
 
     /// The same, with patience.
@@ -383,6 +371,18 @@ impl Cluster {
 
 /// Resources whose objects come and go without anybody's doing.
 const PASSING: &[&str] = &["events", "events.events.k8s.io", "componentstatuses"];
+
+/// Asks again and again until there is an answer, or the time is over: then the last reason why there is none.
+fn ask_until<T>(within: Duration, mut ask: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let end = Instant::now() + within;
+    loop {
+        let answer = ask();
+        if answer.is_ok() || Instant::now() >= end {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
 
 /// Runs a command to its end: what it printed, or why it failed.
 pub(super) fn run(command: &mut Command, input: Option<&str>) -> Result<String, String> {
