@@ -93,10 +93,12 @@ pub fn read_in(
         diagnostics: Vec::new(),
     };
     let mut documents: Vec<Document> = Vec::new();
-    let mut nodes = file.parse(text);
-    if !nodes.iter().all(validate::is_of_another_api) {
-        nodes.retain(|node| !validate::is_of_another_api(node));
-    }
+    let (others, ours): (Vec<_>, Vec<_>) = file
+        .parse(text)
+        .into_iter()
+        .partition(validate::is_of_another_api);
+    // Where nothing is ours, what is wrong with the others says what was expected.
+    let nodes = if ours.is_empty() { others } else { ours };
     for node in nodes {
         let (filter, problems) = validate::document(&node, namespace);
         let (warnings, errors): (Vec<_>, Vec<_>) = problems

@@ -132,7 +132,7 @@ async fn create_and_time(stage: &Scene, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn good_filters_in_three_kernels_are_told_in_one_write_within_a_second() {
+async fn good_filters_of_three_agents_are_told_in_one_write_within_a_second() {
     let stage = Scene::new(&NODES).await;
     let collector = stage.collector("collector").await;
     stage.await_holder(None).await;

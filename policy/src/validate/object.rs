@@ -12,7 +12,7 @@ use crate::{
 
 const KINDS: [&str; 2] = ["SyscallFilter", "ClusterSyscallFilter"];
 
-/// Whether it names both another group of the API and a kind that is none of ours.
+/// Whether it names both another group of the API and a kind that is none of ours, nor a slip of one.
 pub(crate) fn is_of_another_api(node: &Node) -> bool {
     let text = |key| node.get(key).and_then(Node::text);
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
