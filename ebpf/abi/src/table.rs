@@ -257,7 +257,7 @@ pub const NAMESPACE_BUCKET: u64 = u64::MAX;
 )]
 #[repr(C)]
 pub struct Bucket {
-    /// GCRA's theoretical arrival time, nanoseconds of `CLOCK_MONOTONIC`.
+    /// GCRA's theoretical arrival time, nanoseconds of `CLOCK_BOOTTIME`, as the events' times.
     pub arrival: u64,
     /// Calls that came to the sampler.
     pub calls: u64,

@@ -1,7 +1,7 @@
 //! Which of the calls that a rule selects become events: users and executables, sampling, rate.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_ns,
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns,
 };
 use ebpf_hello_abi::{Bucket, BucketKey, CpuLedger, Fate, Handler, NAMESPACE_BUCKET, Overflow};
 
@@ -32,12 +32,15 @@ pub(crate) fn is_matched(scratch: &mut Scratch, ledger: &mut CpuLedger, handler:
     false
 }
 
-/// Whether an event may be made; counts it where it may not.
+/// Whether an event may be made; counts it where it may not. Sets the call's time, which is read once: a limit holds
+/// by the times that events tell, whatever delays this CPU.
 #[inline(always)]
 pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler: Handler) -> bool {
     if !is_matched(scratch, ledger, handler) {
         return false;
     }
+    // SAFETY: the helper has no preconditions.
+    scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
     let parameters = scratch.call.parameters;
     if parameters.sampling <= 1 && parameters.interval == 0 {
         return is_in_share(scratch, ledger, handler);
@@ -60,7 +63,7 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
     let fate = if !is_sampled(bucket, parameters.sampling) {
         Fate::SuppressedSampling
     } else if parameters.interval != 0
-        && !is_in_rate(bucket, parameters.interval, parameters.tolerance)
+        && !is_in_rate(bucket, scratch.call.time, parameters.interval, parameters.tolerance)
     {
         Fate::SuppressedRate
     } else {
@@ -94,7 +97,7 @@ fn is_in_share(scratch: &Scratch, ledger: &mut CpuLedger, handler: Handler) -> b
         suppressed: 0,
     };
     match entry(&maps::BUCKETS, &key, &empty) {
-        Some(bucket) if is_in_rate(bucket, interval, config!(namespace_tolerance) as u64) => {
+        Some(bucket) if is_in_rate(bucket, scratch.call.time, interval, config!(namespace_tolerance) as u64) => {
             return true;
         }
         // SAFETY: values live as long as their map and are aligned to 8.
@@ -119,9 +122,7 @@ fn is_sampled(bucket: *mut Bucket, sampling: u32) -> bool {
 /// The generic cell rate algorithm (ITU-T I.371): one word holds the time at which the next event
 /// is due; an event may come up to `tolerance` early.
 #[inline(always)]
-fn is_in_rate(bucket: *mut Bucket, interval: u32, tolerance: u64) -> bool {
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+fn is_in_rate(bucket: *mut Bucket, now: u64, interval: u32, tolerance: u64) -> bool {
     // SAFETY: values live as long as their map.
     let mut due = unsafe { core::ptr::read_volatile(&raw const (*bucket).arrival) };
     for _ in 0..TRIES {

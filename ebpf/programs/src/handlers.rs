@@ -141,8 +141,6 @@ fn begin(ctx: &RawTracePointContext, handler: Handler) -> Option<Entered> {
         emit::release(scratch);
         return None;
     }
-    // SAFETY: the helper has no preconditions.
-    scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
     take_arguments(scratch, Address(ctx.arg(0)));
     if scratch.call.parameters.flags & SlotFlags::JOIN != 0 && joins::defer(scratch, handler) {
         emit::release(scratch);

@@ -2,7 +2,7 @@
 //! that was not there. And calls that seccomp refused, which have a sys_exit only.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
+    helpers::bpf_get_current_pid_tgid,
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -208,8 +208,6 @@ fn denied(
         return;
     }
     let call = &mut scratch.call;
-    // SAFETY: the helper has no preconditions.
-    call.time = unsafe { bpf_ktime_get_boot_ns() };
     call.cgroup_id = cgroup_id;
     call.generation = outcome.generation();
     call.number = number;

@@ -1677,7 +1677,7 @@ pub struct CollectorHello {
     pub settings: ::core::option::Option<Settings>,
 }
 /// Every batch of the node up to and with this one is in the store: batches are ordered by epoch, then
-/// number.
+/// number. Never goes back on a stream; comes again where batches were sent again.
 #[derive(
     ::prost_canonical_serde::CanonicalSerialize,
     ::prost_canonical_serde::CanonicalDeserialize
