@@ -228,15 +228,50 @@ impl Cluster {
         });
     }
 
-    /// Waits until the collector is ready.
+    /// Waits until every collector is ready.
     ///
     /// # Panics
-    /// It does not become ready.
+    /// They do not become ready.
     pub fn await_collector(&self) {
         self.await_workload("the collector is ready", || {
-            let what = "statefulset/ebpf-hello-collector";
-            self.try_kubectl(&["-n", SYSTEM, "rollout", "status", what, "--timeout=5s"])
+            // With NATS it is a Deployment.
+            let kinds = "statefulset,deployment";
+            let label = "app.kubernetes.io/component=collector";
+            let what = self.kubectl(&["-n", SYSTEM, "get", kinds, "-l", label, "-o", "name"]);
+            self.try_kubectl(&[
+                "-n",
+                SYSTEM,
+                "rollout",
+                "status",
+                what.trim(),
+                "--timeout=5s",
+            ])
         });
+    }
+
+    /// Takes the release away, if it is there, and waits until its pods are gone; what helm said.
+    ///
+    /// # Panics
+    /// helm fails, or the pods stay.
+    pub fn uninstall(&self) -> String {
+        let said = self.helm(&[
+            "uninstall",
+            RELEASE,
+            "--ignore-not-found",
+            "--wait",
+            "--timeout",
+            "2m",
+        ]);
+        self.eventually("its pods are gone", || {
+            let pods = ["get", "pods", "--no-headers", "--ignore-not-found"];
+            let left = self.kubectl(&[["-n", SYSTEM].as_slice(), &pods].concat());
+            if left.trim().is_empty() {
+                Ok(())
+            } else {
+                Err(left)
+            }
+        });
+        said
     }
 
     /// Waits for pods; if they do not come, tells what the cluster says of them.
@@ -280,6 +315,17 @@ impl Cluster {
             .iter()
             .map(Node::of)
             .collect()
+    }
+
+    /// The node with the API server.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn control_plane(&self) -> Node {
+        self.nodes()
+            .into_iter()
+            .find(Node::is_control_plane)
+            .expect("a control plane")
     }
 
     /// The node that is no control plane.
@@ -333,12 +379,7 @@ impl Cluster {
             .find(|port| port["port"] == 7443)
             .unwrap()["nodePort"]
             .clone();
-        let node = self
-            .nodes()
-            .into_iter()
-            .find(Node::is_control_plane)
-            .unwrap();
-        format!("https://{}:{port}", node.address())
+        format!("https://{}:{port}", self.control_plane().address())
     }
 
     /// The product, told where the collector is.

@@ -1,8 +1,8 @@
 //! A namespace that a test has to itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::Command};
 
-use super::{Cluster, Observer, Workload};
+use super::{Cluster, Observer, SYSTEM, Workload};
 
 /// A namespace, deleted with the value.
 pub struct Namespace<'c> {
@@ -157,6 +157,17 @@ impl<'c> Namespace<'c> {
         let mut all = vec!["--namespace", self.name.as_str()];
         all.extend(arguments);
         Observer::follow(self.cluster, &self.name, "reader", &all)
+    }
+
+    /// What an administrator sees who runs `ebpf-hello observe` in a pod of the product's, as it goes on.
+    pub fn observe_inside(&self, pod: &str, arguments: &[&str]) -> Observer {
+        let mut command = Command::new("kubectl");
+        command
+            .args(["-n", SYSTEM, "exec", pod, "--"])
+            .args(["ebpf-hello", "observe", "-f", "-o", "json"])
+            .args(["-n", &self.name])
+            .args(arguments);
+        Observer::run(command)
     }
 
     /// Makes an account and lets it read this namespace's events.

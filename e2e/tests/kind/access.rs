@@ -1,8 +1,8 @@
 //! The three ways to read events.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use ebpf_hello_e2e::kind::{Cluster, Container, Observer, SYSTEM, Workload};
+use ebpf_hello_e2e::kind::{Cluster, Container, Namespace, Observer, Workload};
 
 fn nodes_of(events: &[ebpf_hello_e2e::kind::Event]) -> Vec<String> {
     let mut nodes: Vec<String> = events
@@ -14,37 +14,18 @@ fn nodes_of(events: &[ebpf_hello_e2e::kind::Event]) -> Vec<String> {
     nodes
 }
 
+/// Pods on both nodes that say the text again and again.
+fn run_on_both_nodes(shop: &Namespace<'_>, nonce: &str) {
+    let web = Container::repeating("web", &format!("/bin/true {nonce}"), 0.5);
+    shop.run(&Workload::of("cart", 2, [web]));
+}
+
 /// An administrator, over the socket in the pod.
 pub(crate) fn who_may_exec_in_the_collector_observes_there(cluster: &Cluster) {
     let shop = cluster.with_namespace("inside");
     let nonce = shop.nonce("inside");
-    shop.run(&Workload::of(
-        "cart",
-        2,
-        [Container::repeating(
-            "web",
-            &format!("/bin/true {nonce}"),
-            0.5,
-        )],
-    ));
-    let mut command = Command::new("kubectl");
-    command.args([
-        "-n",
-        SYSTEM,
-        "exec",
-        "statefulset/ebpf-hello-collector",
-        "--",
-    ]);
-    command.args([
-        "ebpf-hello",
-        "observe",
-        "-f",
-        "-o",
-        "json",
-        "-n",
-        shop.name(),
-    ]);
-    let observer = Observer::run(command);
+    run_on_both_nodes(&shop, &nonce);
+    let observer = shop.observe_inside("statefulset/ebpf-hello-collector", &[]);
     let events = observer.await_events("execs of both nodes", 8, |event| event.mentions(&nonce));
     assert_eq!(nodes_of(&events).len(), 2, "{:?}", nodes_of(&events));
 }
@@ -54,15 +35,7 @@ pub(crate) fn an_account_observes_through_a_port_forward(cluster: &Cluster) {
     let shop = cluster.with_namespace("forward");
     shop.grant_reader("reader");
     let nonce = shop.nonce("forward");
-    shop.run(&Workload::of(
-        "cart",
-        2,
-        [Container::repeating(
-            "web",
-            &format!("/bin/true {nonce}"),
-            0.5,
-        )],
-    ));
+    run_on_both_nodes(&shop, &nonce);
     let account = format!("{}/reader", shop.name());
     let mut command = cluster.product();
     command.args([
@@ -106,28 +79,9 @@ pub(crate) fn an_account_observes_through_a_port_forward(cluster: &Cluster) {
 pub(crate) fn an_agents_pod_shows_its_node_and_says_so(cluster: &Cluster) {
     let shop = cluster.with_namespace("onenode");
     let nonce = shop.nonce("onenode");
-    shop.run(&Workload::of(
-        "cart",
-        2,
-        [Container::repeating(
-            "web",
-            &format!("/bin/true {nonce}"),
-            0.5,
-        )],
-    ));
+    run_on_both_nodes(&shop, &nonce);
     let worker = cluster.worker();
-    let mut command = Command::new("kubectl");
-    command.args(["-n", SYSTEM, "exec", &cluster.agent_on(worker.name()), "--"]);
-    command.args([
-        "ebpf-hello",
-        "observe",
-        "-f",
-        "-o",
-        "json",
-        "-n",
-        shop.name(),
-    ]);
-    let observer = Observer::run(command);
+    let observer = shop.observe_inside(&cluster.agent_on(worker.name()), &[]);
     let events = observer.await_events("execs of this node", 6, |event| event.mentions(&nonce));
     assert_eq!(nodes_of(&events), [worker.name()]);
     assert!(

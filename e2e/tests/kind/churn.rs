@@ -1,6 +1,6 @@
 //! Pods that come and go faster than anybody could ask for their names.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use ebpf_hello_e2e::kind::Cluster;
 
@@ -38,7 +38,9 @@ spec:
         ));
     }
     cluster.apply(&manifests);
-    cluster.eventually("every pod ran to its end", || {
+    // Two kubelets on a few processors start a few pods in a second.
+    let patience = Duration::from_secs(60 + count as u64);
+    cluster.await_that("every pod ran to its end", patience, || {
         let pods = shop.kubectl(&["get", "pods", "-l", "app=churn", "--no-headers"]);
         let done = pods
             .lines()

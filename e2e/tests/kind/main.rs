@@ -2,10 +2,11 @@
 //!
 //! `scripts/e2e` brings up the cluster, loads the images and starts this. Tests run one after the other
 //! and share one installation; each has namespaces of its own. The last ones take the installation away,
-//! and put older ones in its place.
+//! and put others in its place.
 //!
 //! ```text
-//! installation  attribution  filters  access  churn  outages  privilege  upgrade
+//! installation  attribution  filters  access  churn  outages  privilege  storage  upgrade
+//!                            counter
 //! ```
 
 #![allow(
@@ -16,11 +17,13 @@
 mod access;
 mod attribution;
 mod churn;
+mod counter;
 mod filters;
 mod installation;
 mod outages;
 mod privilege;
 mod status;
+mod storage;
 mod upgrade;
 
 use std::{
@@ -94,6 +97,8 @@ fn main() -> ExitCode {
         outages::the_worker_is_stopped_and_started,
         privilege::each_capability_is_needed_for_something_named,
         upgrade::uninstall_leaves_what_is_the_users_and_nothing_else,
+        storage::what_a_volume_keeps_outlives_the_collectors_pod,
+        storage::two_collectors_share_their_events_through_nats,
         upgrade::an_older_release_is_upgraded_and_rolled_back,
     ];
     // All, or those whose names contain one of the arguments.

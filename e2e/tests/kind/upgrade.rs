@@ -1,8 +1,10 @@
 //! From an older release to this one, back, and away.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
-use ebpf_hello_e2e::kind::{Cluster, Container, RELEASE, SYSTEM, Workload};
+use ebpf_hello_e2e::kind::{Cluster, RELEASE, SYSTEM};
+
+use crate::counter::Counter;
 
 /// A chart of an older release: its definitions lack `sampling`, its values have other names, and its
 /// agents are replaced only when their pods are deleted.
@@ -22,23 +24,8 @@ pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Clus
             "the notes say how to remove what stays: {notes}"
         );
     }
-    let said = cluster.helm(&["uninstall", RELEASE, "--wait", "--timeout", "2m"]);
+    let said = cluster.uninstall();
     println!("    {}", said.trim().replace('\n', "\n    "));
-    cluster.eventually("its pods are gone", || {
-        let pods = cluster.kubectl(&[
-            "-n",
-            SYSTEM,
-            "get",
-            "pods",
-            "--no-headers",
-            "--ignore-not-found",
-        ]);
-        if pods.trim().is_empty() {
-            Ok(())
-        } else {
-            Err(pods)
-        }
-    });
     shop.kubectl(&["get", "syscallfilter", "mine"]);
 
     let left: BTreeSet<String> = cluster
@@ -121,18 +108,10 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
         || cluster.get(&["-n", shop.name(), "syscallfilter", "kept"])["metadata"]["uid"].clone();
     let kept = uid();
     shop.await_programmed("kept", "2/2");
-    let nonce = shop.nonce("older");
+    let counter = Counter::of(&shop, "older");
     let observer = shop.observe(&["--type", "exec"]);
-    let script = format!("i=$((${{i:-0}}+1)); /bin/true {nonce} $POD $i");
-    shop.run(&Workload::of(
-        "counter",
-        2,
-        [Container::repeating("web", &script, 0.2)],
-    ));
-    let told = |event: &ebpf_hello_e2e::kind::Event| {
-        event.mentions(&nonce) && event.argv()[0] == "/bin/true"
-    };
-    observer.await_events("before the upgrade", 10, told);
+    counter.start(&shop);
+    counter.await_more(&observer, 5);
 
     let agents: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
     // Nodes take their time: a new collector has old agents first.
@@ -142,28 +121,11 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     });
     let still: BTreeSet<_> = cluster.pods_of("agent").into_iter().collect();
     let old_agents = still == agents;
-    let so_far = observer.select(told).len();
-    observer.await_events("with the new collector", so_far + 10, told);
-    // Nothing is missing over the change of the collector.
-    let mut numbers = std::collections::BTreeMap::<String, Vec<u64>>::new();
-    for event in observer.select(told) {
-        let argv = event.argv();
-        numbers
-            .entry(argv[2].to_owned())
-            .or_default()
-            .push(argv[3].parse().unwrap());
-    }
-    if old_agents {
-        for (pod, mut numbers) in numbers {
-            numbers.sort_unstable();
-            assert!(
-                numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
-                "{pod}: {numbers:?}"
-            );
-        }
-    }
+    counter.await_more(&observer, 5);
     println!("    old agents with the new collector: {old_agents}");
     assert!(old_agents, "the old agents were still there: {still:?}");
+    // Nothing is missing over the change of the collector.
+    counter.assert_nothing_missing(&observer);
     replace_agents(cluster);
     for (pod, node) in cluster.pods_of("agent") {
         let status = cluster.kubectl(&["-n", SYSTEM, "exec", &pod, "--", "ebpf-hello", "status"]);
@@ -182,22 +144,6 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     cluster.await_collector();
     replace_agents(cluster);
     assert_eq!(uid(), kept, "the filter outlives the way back");
-    let so_far = observer.select(told).len();
-    observer.await_events("after the way back", so_far + 10, told);
-    cluster.helm(&["uninstall", RELEASE, "--wait", "--timeout", "2m"]);
-    cluster.await_that("the namespace is empty", Duration::from_secs(60), || {
-        let pods = cluster.kubectl(&[
-            "-n",
-            SYSTEM,
-            "get",
-            "pods",
-            "--no-headers",
-            "--ignore-not-found",
-        ]);
-        if pods.trim().is_empty() {
-            Ok(())
-        } else {
-            Err(pods)
-        }
-    });
+    counter.await_more(&observer, 5);
+    cluster.uninstall();
 }
