@@ -160,7 +160,7 @@ fn text(status: &Value) -> anyhow::Result<String> {
         get("/version"),
         get("/pid"),
         get("/node"),
-        get("/scope"),
+        scope(status),
         get("/execSource/source"),
         get("/execSource/reason"),
         get("/exitSource"),
@@ -266,6 +266,18 @@ fn io_uring(status: &Value) -> String {
             format!("{operations} operations, counted and not reported")
         }
         _ => "not counted: no policy wants a call that has an operation".into(),
+    }
+}
+
+/// The part of the machine that is reported.
+fn scope(status: &Value) -> String {
+    match status.pointer("/scope/cgroup") {
+        None => show(status.get("scope")),
+        Some(cgroup) => format!(
+            "cgroup {} at {}, one node of several on this kernel",
+            show(cgroup.get("id")),
+            show(cgroup.get("mount")),
+        ),
     }
 }
 

@@ -146,6 +146,21 @@ impl Cluster {
         )
     }
 
+    /// The product in one of its own pods: what it prints.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn inside(&self, pod: &str, arguments: &[&str]) -> String {
+        self.try_inside(pod, arguments)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, where a failure is an answer.
+    pub fn try_inside(&self, pod: &str, arguments: &[&str]) -> Result<String, String> {
+        let product = ["-n", SYSTEM, "exec", pod, "--", "ebpf-hello"];
+        self.try_kubectl(&[&product, arguments].concat())
+    }
+
     /// helm: what it prints.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use ebpf_hello_e2e::kind::{Cluster, Container, Event, SYSTEM, Workload};
+use ebpf_hello_e2e::kind::{Cluster, Container, Event, Workload};
 
 /// Twenty pods of two containers; the filter is for one of them.
 pub(crate) fn the_first_open_of_a_selected_container_is_told_and_none_of_the_other(
@@ -119,30 +119,18 @@ pub(crate) fn the_tail_sample_shows_its_lines_for_pods_on_both_nodes(cluster: &C
             "lines of the sample on {}, seen in the collector's pod",
             node.name()
         );
-        cluster.eventually(&what, || {
-            let lines = cluster.try_kubectl(&[
-                "-n",
-                SYSTEM,
-                "exec",
-                "statefulset/ebpf-hello-collector",
-                "--",
-                "ebpf-hello",
-                "observe",
-                "-n",
-                "shop",
-                "--node",
-                node.name(),
-                "--last",
-                "10",
-                "-o",
-                "json",
-            ])?;
-            if lines.contains("\"shop/hello-tail\"") {
-                Ok(())
+        let of_node = ["observe", "-n", "shop", "--node", node.name()];
+        let shown = ["--last", "4", "-o", "wide"];
+        let lines = cluster.eventually(&what, || {
+            let collector = "statefulset/ebpf-hello-collector";
+            let lines = cluster.try_inside(collector, &[of_node.as_slice(), &shown].concat())?;
+            if lines.contains("shop/hello-tail") {
+                Ok(lines)
             } else {
                 Err(lines)
             }
         });
+        println!("    {}", lines.trim().replace('\n', "\n    "));
     }
     cluster.kubectl(&["delete", "namespace", "shop", "--wait=false"]);
 }

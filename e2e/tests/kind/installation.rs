@@ -1,6 +1,6 @@
 //! What `helm install` brings.
 
-use ebpf_hello_e2e::kind::{Cluster, RELEASE, SYSTEM};
+use ebpf_hello_e2e::kind::{Cluster, RELEASE};
 
 pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
     let agents = cluster.pods_of("agent");
@@ -10,16 +10,12 @@ pub(crate) fn every_node_has_a_ready_agent(cluster: &Cluster) {
     }
     // Ready is a canary that came through every attached program: asked of the agent itself.
     for (pod, _) in &agents {
-        cluster.kubectl(&[
-            "-n",
-            SYSTEM,
-            "exec",
-            pod,
-            "--",
-            "ebpf-hello",
-            "status",
-            "--probe",
-        ]);
+        cluster.inside(pod, &["status", "--probe"]);
+        let status = cluster.inside(pod, &["status"]);
+        assert!(
+            status.contains("one node of several on this kernel"),
+            "{status}"
+        );
     }
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     counter.assert_nothing_missing(&observer);
     replace_agents(cluster);
     for (pod, node) in cluster.pods_of("agent") {
-        let status = cluster.kubectl(&["-n", SYSTEM, "exec", &pod, "--", "ebpf-hello", "status"]);
+        let status = cluster.inside(&pod, &["status"]);
         let ledger = status
             .lines()
             .find(|line| line.starts_with("ledger: "))
