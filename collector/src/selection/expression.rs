@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use cel::{
@@ -21,6 +21,7 @@ use cel::{
 };
 use prost_reflect::DynamicMessage;
 use regex::{Regex, RegexBuilder};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::fields::Ask;
 use crate::schema;
@@ -35,8 +36,10 @@ const MAX_LOOPS: usize = 2;
 const MAX_ADDITIONS: usize = 16;
 /// What one event may cost: nodes of comprehensions' bodies that are evaluated.
 const BUDGET: i64 = 20_000;
-/// What one event may take, seen between turns of a comprehension.
+/// Processor time that one event may take, seen between turns of a comprehension.
 const MAX_TIME: Duration = Duration::from_millis(50);
+/// Of the budget, from one look at the time to the next.
+const LOOK: i64 = 64;
 /// Size of a compiled regular expression.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Stack for the parser, which is recursive: enough for [`MAX_LENGTH`] of any one bracket.
@@ -90,9 +93,8 @@ pub(crate) struct Failed;
 /// What the event at hand has left to spend.
 #[derive(Debug)]
 struct Meter {
-    start: Instant,
     left: AtomicI64,
-    /// Nanoseconds after `start` at which the time is up.
+    /// Processor time of the thread, in nanoseconds, at which the time is up; 0 until it is first looked at.
     deadline: AtomicI64,
 }
 
@@ -182,7 +184,6 @@ fn compile(source: &str) -> Result<Expression, String> {
     rewriter.rewrite(&mut body, 0)?;
     let Rewriter { asks, regexes, .. } = rewriter;
     let meter = Arc::new(Meter {
-        start: Instant::now(),
         left: AtomicI64::new(0),
         deadline: AtomicI64::new(0),
     });
@@ -218,21 +219,34 @@ fn compile(source: &str) -> Result<Expression, String> {
 impl Meter {
     fn reset(&self) {
         self.left.store(BUDGET, Relaxed);
-        self.deadline
-            .store(self.now() + MAX_TIME.as_nanos() as i64, Relaxed);
-    }
-
-    fn now(&self) -> i64 {
-        i64::try_from(self.start.elapsed().as_nanos()).unwrap_or(i64::MAX)
+        self.deadline.store(0, Relaxed);
     }
 
     fn spend(&self, cost: i64) -> Result<(), ExecutionError> {
-        let left = self.left.fetch_sub(cost, Relaxed) - cost;
-        if left < 0 || self.now() > self.deadline.load(Relaxed) {
+        let before = self.left.fetch_sub(cost, Relaxed);
+        let left = before - cost;
+        if left < 0 || (left / LOOK != before / LOOK && self.is_over_time()) {
             return Err(ExecutionError::function_error(STEP, "exceeds its cost"));
         }
         Ok(())
     }
+
+    /// The time begins with the first look.
+    fn is_over_time(&self) -> bool {
+        let now = processor_time();
+        let deadline = self.deadline.load(Relaxed);
+        if deadline == 0 {
+            let limit = MAX_TIME.as_nanos() as i64;
+            self.deadline.store(now + limit, Relaxed);
+        }
+        deadline != 0 && now > deadline
+    }
+}
+
+/// Of this thread, in nanoseconds: a machine that is busy with something else takes none from an expression.
+fn processor_time() -> i64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
 // === impl Rewriter ===

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use ebpf_hello_proto::{Timestamp, v1};
 use prost::Message as _;
 

@@ -63,7 +63,12 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
     let fate = if !is_sampled(bucket, parameters.sampling) {
         Fate::SuppressedSampling
     } else if parameters.interval != 0
-        && !is_in_rate(bucket, scratch.call.time, parameters.interval, parameters.tolerance)
+        && !is_in_rate(
+            bucket,
+            scratch.call.time,
+            parameters.interval,
+            parameters.tolerance,
+        )
     {
         Fate::SuppressedRate
     } else {
@@ -97,7 +102,14 @@ fn is_in_share(scratch: &Scratch, ledger: &mut CpuLedger, handler: Handler) -> b
         suppressed: 0,
     };
     match entry(&maps::BUCKETS, &key, &empty) {
-        Some(bucket) if is_in_rate(bucket, scratch.call.time, interval, config!(namespace_tolerance) as u64) => {
+        Some(bucket)
+            if is_in_rate(
+                bucket,
+                scratch.call.time,
+                interval,
+                config!(namespace_tolerance) as u64,
+            ) =>
+        {
             return true;
         }
         // SAFETY: values live as long as their map and are aligned to 8.

@@ -2,9 +2,7 @@
 //! that was not there. And calls that seccomp refused, which have a sys_exit only.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use ebpf_hello_abi::{
     ABSENT, BITMAP_EXIT, CpuLedger, Fate, Handler, HeaderFlags, Join, Outcome, SYSCALL_LIMIT,
