@@ -53,7 +53,15 @@ impl Node {
     /// # Panics
     /// It fails.
     pub fn run(&self, script: &str) -> String {
-        docker(&["exec", &self.name, "sh", "-ec", script])
+        self.try_run(script)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, where a failure is an answer.
+    pub fn try_run(&self, script: &str) -> Result<String, String> {
+        let mut command = Command::new("docker");
+        command.args(["exec", &self.name, "sh", "-ec", script]);
+        run(&mut command, None)
     }
 
     /// Stops it, as a machine that is switched off.

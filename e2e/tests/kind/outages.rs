@@ -82,6 +82,19 @@ pub(crate) fn the_collector_is_deleted_and_nothing_is_lost(cluster: &Cluster) {
     counter.assert_nothing_missing(&observer);
 }
 
+/// Waits until pods on every node find the API server: after a long time away, a node's kube-proxy takes up to a
+/// minute to look for it.
+fn await_routes(cluster: &Cluster) {
+    let service = cluster.get(&["service", "kubernetes"]);
+    let address = service["spec"]["clusterIP"].as_str().unwrap();
+    for node in cluster.nodes() {
+        let what = format!("the way to the API server on {}", node.name());
+        cluster.await_that(&what, Duration::from_secs(120), || {
+            node.try_run(&format!("timeout 1 bash -c '</dev/tcp/{address}/443'"))
+        });
+    }
+}
+
 /// Twenty seconds (E2E_API_AWAY) without the API server: policy, identity and access go on.
 pub(crate) fn the_api_server_is_away(cluster: &Cluster) {
     let away = std::env::var("E2E_API_AWAY")
@@ -115,6 +128,7 @@ pub(crate) fn the_api_server_is_away(cluster: &Cluster) {
     cluster.eventually("the API server is back", || {
         cluster.try_kubectl(&["get", "--raw", "/readyz", "--request-timeout=1s"])
     });
+    await_routes(cluster);
     counter.await_more(&observer, 5);
     counter.assert_nothing_missing(&observer);
     // A filter that is applied now arrives: the watches are open again.
