@@ -48,10 +48,9 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     let another = Poser::start("n1", stage.server.client(), one.address);
     stage.apply("a", counting("mkdir")).await;
     stage.await_status("a", |status| says(status, "1/1")).await;
-    assert_eq!(
-        (written(&stage, "first"), written(&stage, "second")),
-        (1, 0)
-    );
+    // More than once, where the agent's report came after the first.
+    let before = written(&stage, "first");
+    assert!(before >= 1 && written(&stage, "second") == 0);
     assert!(one.metric("ebpf_hello_lease_held").await > 0.5);
     assert!(other.metric("ebpf_hello_lease_held").await < 0.5);
 
@@ -65,20 +64,17 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
     );
     stage.apply("b", counting("mkdir")).await;
     stage.await_status("b", |status| says(status, "1/1")).await;
-    assert_eq!(
-        (written(&stage, "first"), written(&stage, "second")),
-        (1, 1)
-    );
+    assert_eq!(written(&stage, "first"), before);
+    let by_second = written(&stage, "second");
+    assert!(by_second >= 1);
 
     // It wakes with a term that is over, and with news that it would have written.
     one.process.thaw();
     stage.apply("c", counting("mkdir")).await;
     stage.await_status("c", |status| says(status, "1/1")).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(
-        (written(&stage, "first"), written(&stage, "second")),
-        (1, 2)
-    );
+    assert_eq!(written(&stage, "first"), before);
+    assert!(written(&stage, "second") > by_second);
     assert!(one.metric("ebpf_hello_lease_held").await < 0.5);
 
     // Given back, it is taken at once.
