@@ -156,6 +156,11 @@ async fn a_stream_ends_soon_after_its_right_and_goes_on_where_it_was_with_a_new_
     cluster.unbind("shop", "reader");
     let since = Instant::now();
     let ended = end(&mut stream, LIMIT + Duration::from_secs(2)).await;
+    assert!(
+        since.elapsed() < LIMIT + Duration::from_millis(500),
+        "{:?}",
+        since.elapsed()
+    );
     assert_eq!(
         (ended.code(), reason(&ended).as_str()),
         (Code::PermissionDenied, "NOT_ALLOWED")
