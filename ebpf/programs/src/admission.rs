@@ -39,10 +39,9 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
     if !is_matched(scratch, ledger, handler) {
         return false;
     }
-    // SAFETY: the helper has no preconditions.
-    scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
     let parameters = scratch.call.parameters;
     if parameters.sampling <= 1 && parameters.interval == 0 {
+        read_clock(scratch);
         return is_in_share(scratch, ledger, handler);
     }
     let key = BucketKey {
@@ -60,22 +59,31 @@ pub(crate) fn is_admitted(scratch: &mut Scratch, ledger: &mut CpuLedger, handler
         emit::count(ledger, handler, Fate::SuppressedRate);
         return false;
     };
-    let fate = if !is_sampled(bucket, parameters.sampling) {
-        Fate::SuppressedSampling
-    } else if parameters.interval != 0
-        && !is_in_rate(
-            bucket,
-            scratch.call.time,
-            parameters.interval,
-            parameters.tolerance,
-        )
+    if !is_sampled(bucket, parameters.sampling) {
+        return suppress(bucket, ledger, handler, Fate::SuppressedSampling);
+    }
+    let now = read_clock(scratch);
+    if parameters.interval != 0
+        && !is_in_rate(bucket, now, parameters.interval, parameters.tolerance)
     {
-        Fate::SuppressedRate
-    } else {
-        // SAFETY: values live as long as their map.
-        scratch.call.suppressed = unsafe { (*bucket).suppressed };
-        return is_in_share(scratch, ledger, handler);
-    };
+        return suppress(bucket, ledger, handler, Fate::SuppressedRate);
+    }
+    // SAFETY: values live as long as their map.
+    scratch.call.suppressed = unsafe { (*bucket).suppressed };
+    is_in_share(scratch, ledger, handler)
+}
+
+/// Sets the call's time. What sampling left out needs none.
+#[inline(always)]
+fn read_clock(scratch: &mut Scratch) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    scratch.call.time = unsafe { bpf_ktime_get_boot_ns() };
+    scratch.call.time
+}
+
+/// Counts a call that becomes no event, in its bucket and in the ledger.
+#[inline(always)]
+fn suppress(bucket: *mut Bucket, ledger: &mut CpuLedger, handler: Handler, fate: Fate) -> bool {
     // SAFETY: values live as long as their map and are aligned to 8.
     unsafe { atomic::increment(&raw mut (*bucket).suppressed) };
     emit::count(ledger, handler, fate);
