@@ -157,8 +157,7 @@ impl Cluster {
 
     /// The same, where a failure is an answer.
     pub fn try_inside(&self, pod: &str, arguments: &[&str]) -> Result<String, String> {
-        let product = ["-n", SYSTEM, "exec", pod, "--", "ebpf-hello"];
-        self.try_kubectl(&[&product, arguments].concat())
+        self.try_kubectl(&[&in_pod(pod), arguments].concat())
     }
 
     /// helm: what it prints.
@@ -428,8 +427,19 @@ impl Cluster {
 /// Resources whose objects come and go without anybody's doing.
 const PASSING: &[&str] = &["events", "events.events.k8s.io", "componentstatuses"];
 
-/// Asks again and again until there is an answer, or the time is over: then the last reason why there is none.
-fn ask_until<T>(within: Duration, mut ask: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+/// kubectl's arguments that run the product in one of its own pods; its own arguments follow.
+pub(super) fn in_pod(pod: &str) -> [&str; 6] {
+    ["-n", SYSTEM, "exec", pod, "--", "ebpf-hello"]
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Errors
+/// The time is over: the last reason why there is none.
+pub fn ask_until<T>(
+    within: Duration,
+    mut ask: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let end = Instant::now() + within;
     loop {
         let answer = ask();

@@ -12,7 +12,7 @@ mod node;
 mod observer;
 mod workload;
 
-pub use cluster::{Cluster, RELEASE, SYSTEM};
+pub use cluster::{Cluster, RELEASE, SYSTEM, ask_until};
 pub use event::Event;
 pub use namespace::{Namespace, Pod};
 pub use node::Node;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use super::{Cluster, Observer, SYSTEM, Workload};
+use super::{Cluster, Observer, Workload, cluster::in_pod};
 
 /// A namespace, deleted with the value.
 pub struct Namespace<'c> {
@@ -163,8 +163,8 @@ impl<'c> Namespace<'c> {
     pub fn observe_inside(&self, pod: &str, arguments: &[&str]) -> Observer {
         let mut command = Command::new("kubectl");
         command
-            .args(["-n", SYSTEM, "exec", pod, "--"])
-            .args(["ebpf-hello", "observe", "-f", "-o", "json"])
+            .args(in_pod(pod))
+            .args(["observe", "-f", "-o", "json"])
             .args(["-n", &self.name])
             .args(arguments);
         Observer::run(command)

@@ -1,12 +1,8 @@
 //! Pods on both nodes that count: each exec has the next number, so whoever reads the numbers sees what is missing.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use ebpf_hello_e2e::kind::{Container, Event, Namespace, Observer, Workload};
+use ebpf_hello_e2e::kind::{Container, Event, Namespace, Observer, Workload, ask_until};
 
 /// Longest time until the numbers go on, whatever was away.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -59,24 +55,25 @@ impl Counter {
     /// Waits until each pod has been told with so many numbers more.
     pub(crate) fn await_more(&self, observer: &Observer, more: usize) {
         let before = self.numbers(observer);
-        let end = Instant::now() + PATIENCE;
-        loop {
+        ask_until(PATIENCE, || {
             let now = self.numbers(observer);
             let grown = now.len() >= 2
                 && now
                     .iter()
                     .all(|(pod, told)| told.len() >= before.get(pod).map_or(0, Vec::len) + more);
             if grown {
-                return;
+                Ok(())
+            } else {
+                let counts: Vec<_> = now.values().map(Vec::len).collect();
+                Err(format!("{counts:?}"))
             }
-            let counts: Vec<_> = now.values().map(Vec::len).collect();
-            assert!(
-                Instant::now() < end,
-                "{more} more of each pod: {counts:?}\n{}",
+        })
+        .unwrap_or_else(|counts| {
+            panic!(
+                "{more} more of each pod: {counts}\n{}",
                 observer.complaints()
-            );
-            thread::sleep(Duration::from_millis(200));
-        }
+            )
+        });
     }
 
     /// Every pod's numbers go up by one: nothing is missing, nothing comes twice.
