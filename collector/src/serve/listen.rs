@@ -19,7 +19,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::{Collector, Options, http};
+use super::{Collector, Options, http, linger::Lingering};
 use crate::{
     attribution,
     caller::{Authenticate, Peer},
@@ -34,6 +34,8 @@ const WINDOW_BYTES: (u32, u32) = (2 << 20, 4 << 20);
 const FRAME_BYTES: u32 = 64 << 10;
 /// Bytes of answers that wait in HTTP/2 for one stream, outside its queue.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// How long a peer has to close a connection that we have ended.
+const LINGER: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed: out of files, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -159,7 +161,10 @@ async fn connection(collector: &Collector, io: Box<dyn Io>, peer: Peer, router: 
         request.map(axum::body::Body::new)
     });
     let builder = builder(options);
-    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+    let connection = builder.serve_connection(
+        TokioIo::new(Lingering::new(io, LINGER)),
+        TowerToHyperService::new(service),
+    );
     tokio::pin!(connection);
     let mut stop = collector.stop.clone();
     let aged = async {

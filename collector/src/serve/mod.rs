@@ -8,6 +8,7 @@
 //! ```
 
 mod http;
+mod linger;
 mod listen;
 mod missed;
 mod observe;

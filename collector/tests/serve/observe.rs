@@ -361,7 +361,7 @@ async fn what_is_stored_before_the_end_is_still_sent() {
             Err(status) => break status,
         }
     };
-    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
     assert_eq!(events.len(), 19 * 300);
 }
 
