@@ -123,6 +123,37 @@ fn an_agent_runs_on_every_node_and_never_twice_on_one() {
     assert_eq!(spec["priorityClassName"], "system-node-critical");
 }
 
+/// Where SELinux is enforced, its own type for containers may not call bpf(2).
+#[test]
+fn only_an_agent_asks_for_another_type_of_selinux() {
+    for (component, spec) in pods(&render(EVERYTHING)) {
+        for container in spec["containers"].as_array().unwrap() {
+            let asked = &container["securityContext"]["seLinuxOptions"]["type"];
+            let expected = if component == "agent" {
+                json!("spc_t")
+            } else {
+                Value::Null
+            };
+            assert_eq!(*asked, expected, "{component}");
+        }
+    }
+    let spec = pod(&["--set-json=agent.seLinuxOptions=null"], "agent");
+    assert!(spec["containers"][0]["securityContext"]["seLinuxOptions"].is_null());
+}
+
+#[test]
+fn the_test_runs_where_agents_do() {
+    let spec = pod(&["--set=agent.nodeSelector.pool=watched"], "test");
+    assert_eq!(spec["nodeSelector"]["pool"], "watched");
+    for component in ["agent", "collector", "crds", "test"] {
+        let spec = pod(&[], component);
+        assert_eq!(
+            spec["nodeSelector"]["kubernetes.io/os"], "linux",
+            "{component}"
+        );
+    }
+}
+
 #[test]
 fn an_agents_token_is_for_its_collector_only() {
     let spec = pod(&[], "agent");

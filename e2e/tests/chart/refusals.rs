@@ -56,6 +56,8 @@ fn the_schema_names_the_value_that_is_wrong() {
         ("=image.digest=abc", "/image/digest"),
         ("=hub.nats.url=http://nats", "/hub/nats/url"),
         ("=log.format=xml", "/log/format"),
+        ("=fullnameOverride=1.2", "/fullnameOverride"),
+        ("=agent.priorityQuota=on", "/agent/priorityQuota"),
         (
             "-json=filters=[{\"kind\":\"Filter\",\"name\":\"a\",\"spec\":{}}]",
             "/filters/0/kind",

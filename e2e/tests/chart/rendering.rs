@@ -1,6 +1,6 @@
 //! What is true of all that the chart renders.
 
-use ebpf_hello_e2e::chart::{objects, render, render_text, repository};
+use ebpf_hello_e2e::chart::{Object, objects, render, render_text, repository};
 
 /// Every switch that adds objects.
 pub(crate) const EVERYTHING: &[&str] = &[
@@ -103,4 +103,108 @@ fn another_release_has_other_names_throughout() {
     ] {
         assert!(text.contains(flag), "{flag}");
     }
+}
+
+/// Names are at most as long as what Kubernetes makes of them allows: a Service's has 63 characters, a StatefulSet's 52.
+#[test]
+fn a_long_release_name_is_cut_to_what_fits() {
+    let long = format!("--set=fullnameOverride={}", "a".repeat(60));
+    for object in render(&[&long]) {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let most = match object["kind"].as_str().unwrap() {
+            "StatefulSet" | "DaemonSet" => 52,
+            "Service" => 63,
+            _ => 253,
+        };
+        assert!(name.len() <= most, "{} {name}", object["kind"]);
+    }
+}
+
+#[test]
+fn a_chart_that_has_this_one_as_a_dependency_can_turn_it_off() {
+    render(&["--set=enabled=true,global.x=y"]);
+}
+
+fn named<'a>(objects: &'a [Object], kind: &str, name: &str) -> Option<&'a Object> {
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+}
+
+#[test]
+fn the_metrics_port_stays_in_the_cluster() {
+    let objects = render(&[
+        "--set=collector.service.type=LoadBalancer,collector.service.loadBalancerClass=x.example/y",
+        "--set-json=collector.service.loadBalancerSourceRanges=[\"10.0.0.0/8\"]",
+    ]);
+    let ports = |name: &str| {
+        let service = named(&objects, "Service", name).unwrap();
+        let ports = service["spec"]["ports"].as_array().unwrap();
+        ports
+            .iter()
+            .map(|port| port["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ports("ebpf-hello-collector"), ["grpc"]);
+    assert_eq!(ports("ebpf-hello-collector-headless"), ["grpc", "metrics"]);
+    let spec = &named(&objects, "Service", "ebpf-hello-collector").unwrap()["spec"];
+    assert_eq!(spec["loadBalancerSourceRanges"][0], "10.0.0.0/8");
+    assert_eq!(spec["loadBalancerClass"], "x.example/y");
+}
+
+/// What only some clusters ask for is there where they are, and where it is said.
+#[test]
+fn gke_and_openshift_get_what_they_ask_for() {
+    const NAME: &str = "ebpf-hello-agent";
+    const GKE: &str = "--kube-version=v1.33.4-gke.1134000";
+    let quota = |flags: &[&str]| named(&render(flags), "ResourceQuota", NAME).cloned();
+    assert!(quota(&[]).is_none());
+    assert!(quota(&[GKE, "--set=agent.priorityQuota=never"]).is_none());
+    assert!(quota(&[GKE, "--set=agent.priorityClassName="]).is_none());
+    for flags in [&[GKE][..], &["--set=agent.priorityQuota=always"]] {
+        let quota = quota(flags).unwrap();
+        let scope = &quota["spec"]["scopeSelector"]["matchExpressions"][0];
+        assert_eq!(scope["values"][0], "system-node-critical");
+    }
+
+    let bound = |flags: &[&str]| {
+        let constraints = |object: &Object| {
+            let role = object["roleRef"]["name"].as_str()?;
+            let constraint = role.strip_prefix("system:openshift:scc:")?.to_owned();
+            let account = object["subjects"][0]["name"].as_str()?.to_owned();
+            let hook = object["metadata"]["annotations"]["helm.sh/hook"].is_string();
+            Some((account, constraint, hook))
+        };
+        let mut bound: Vec<_> = render(flags).iter().filter_map(constraints).collect();
+        bound.sort();
+        bound
+    };
+    assert_eq!(bound(&[]), []);
+    const OPENSHIFT: &str = "--api-versions=security.openshift.io/v1";
+    assert_eq!(
+        bound(&[OPENSHIFT, "--set=securityContextConstraints=never"]),
+        []
+    );
+    for flag in [OPENSHIFT, "--set=securityContextConstraints=always"] {
+        let expected = [
+            ("ebpf-hello-agent", "privileged", false),
+            ("ebpf-hello-collector", "nonroot-v2", false),
+            ("ebpf-hello-crds", "nonroot-v2", true),
+            ("ebpf-hello-test", "nonroot-v2", false),
+        ]
+        .map(|(account, constraint, hook)| (account.to_owned(), constraint.to_owned(), hook));
+        assert_eq!(bound(&[flag]), expected, "{flag}");
+    }
+}
+
+#[test]
+fn the_test_reaches_a_collector_that_is_closed_to_readers() {
+    let objects = render(&["--set=networkPolicy.enabled=true,networkPolicy.readers=null"]);
+    let policy = named(&objects, "NetworkPolicy", "ebpf-hello-collector").unwrap();
+    let from = policy["spec"]["ingress"][0]["from"].as_array().unwrap();
+    let components: Vec<_> = from
+        .iter()
+        .map(|peer| &peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
+        .collect();
+    assert_eq!(components, ["agent", "test"]);
 }

@@ -1,14 +1,17 @@
-{{/* Names and labels. With the release name `ebpf-hello` every object is called ebpf-hello-COMPONENT. */}}
+{{/*
+Names and labels. With the release name `ebpf-hello` every object is called ebpf-hello-COMPONENT.
+Names are cut at 42: a StatefulSet's may have 52, because its pods carry it in a label with a hash behind it.
+*/}}
 
 {{- define "ebpf-hello.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 42 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 42 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -35,13 +38,23 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* An object's labels, and annotations if there are any. (dict "root" $ "component" "agent" "annotations" dict) */}}
+{{/* An object's labels, and annotations if there are any. (dict "root" $ "component" "agent" "annotations" dict "labels" dict) */}}
 {{- define "ebpf-hello.metadata" -}}
 labels:
   {{- include "ebpf-hello.selector" . | nindent 2 }}
   {{- include "ebpf-hello.labels" .root | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* Annotations of what the hook of the definitions may do: made before it, and gone with it, whether it failed or not. */}}
+{{- define "ebpf-hello.crdsAccess" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-weight: "-10"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end -}}
