@@ -279,13 +279,13 @@ impl Selection {
             known.is_there || pods.get(cgroup_uid).is_some()
         });
         let known = self.known_pods.values();
-        let known: HashSet<&str> = known.map(|known| known.pod.uid.as_str()).collect();
+        let known: HashSet<&str> = known.map(|known| known.pod.cgroup_uid.as_str()).collect();
         self.scopes.retain(|uid| known.contains(uid));
     }
 
     fn learn(&mut self, pod: &Arc<crate::identity::Pod>) {
         let tables = self.compiler.pod(pod);
-        self.scopes.insert(&pod.uid, tables.scope.clone());
+        self.scopes.insert(&pod.cgroup_uid, tables.scope.clone());
         self.known_pods.insert(pod.cgroup_uid.clone(), tables);
     }
 }
@@ -495,7 +495,7 @@ mod tests {
             selection.selected().iter().map(|one| one.pods).collect()
         };
         assert_eq!(pods_of(&selection), [1, 1, 2]);
-        pods.remove("p1");
+        pods.remove(&pod("p1", "cart", Qos::Burstable));
         assert_eq!(names(&mut selection), []);
         assert_eq!(pods_of(&selection), [0, 0, 1]);
     }

@@ -30,7 +30,7 @@ pub(crate) struct Scope {
 /// The scopes of the node's pods. Shared by who compiles them and who resolves events.
 #[derive(Debug)]
 pub(crate) struct Scopes {
-    /// By the pod's UID, the latest first.
+    /// By the UID that the pod's cgroups carry, which events have as the pod's, the latest first.
     by_pod: RwLock<HashMap<String, VecDeque<Arc<Scope>>>>,
     policies: Arc<Policies>,
     arch: Arch,
@@ -56,7 +56,7 @@ impl Scopes {
         }
     }
 
-    /// Notes what the cgroups of the pod with this UID are to have from now on. To be called before the kernel is
+    /// Notes what the cgroups that carry this pod's UID are to have from now on. To be called before the kernel is
     /// told.
     pub(crate) fn insert(&self, pod: &str, scope: Scope) {
         let mut scopes = self.by_pod.write().unwrap_or_else(PoisonError::into_inner);

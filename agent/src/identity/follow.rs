@@ -1,6 +1,6 @@
 //! The pods of this node from the API server into [`Pods`].
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1 as core;
@@ -18,26 +18,28 @@ pub async fn follow_pods(kubernetes: Kubernetes, pods: Arc<Pods>) {
     let config = Config::default().fields(&format!("spec.nodeName={node}"));
     let api: Api<core::Pod> = Api::all(kubernetes.client);
     let mut events = Box::pin(watch(api, config, kubernetes.reach));
-    // Those of the list that is being sent.
-    let mut listed = HashSet::new();
+    // Those of the list that is being sent: taken in together, after those that went, whose cgroups some of them may have
+    // by now.
+    let mut listed = Vec::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Init => listed.clear(),
             Event::InitApply(object) => {
-                if let Some(pod) = object::pod(object) {
-                    listed.insert(pod.cgroup_uid.clone());
-                    pods.put(pod);
-                }
+                listed.extend(object::pod(object));
             }
             Event::InitDone => {
+                let listed = mem::take(&mut listed);
+                let uids: HashSet<_> = listed.iter().map(|pod| pod.uid.as_str()).collect();
                 for pod in pods.all() {
-                    if !listed.contains(&pod.cgroup_uid) {
-                        pods.remove(&pod.cgroup_uid);
+                    if !uids.contains(pod.uid.as_str()) {
+                        pods.remove(&pod);
                     }
                 }
-                pods.note_listed();
                 tracing::info!(node, pods = listed.len(), "the pods of this node are known");
-                listed = HashSet::new();
+                for pod in listed {
+                    pods.put(pod);
+                }
+                pods.note_listed();
             }
             Event::Apply(object) => {
                 if let Some(pod) = object::pod(object) {
@@ -46,7 +48,7 @@ pub async fn follow_pods(kubernetes: Kubernetes, pods: Arc<Pods>) {
             }
             Event::Delete(object) => {
                 if let Some(pod) = object::pod(object) {
-                    pods.remove(&pod.cgroup_uid);
+                    pods.remove(&pod);
                 }
             }
         }

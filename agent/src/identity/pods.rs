@@ -137,16 +137,16 @@ impl Pods {
     /// Takes in a pod as it is now.
     ///
     /// One that claims another's cgroup is left out: only static pods name theirs, in an annotation, which everybody
-    /// who may make pods can write.
+    /// who may make pods can write. When the kubelet makes a static pod's mirror again, that has the same name.
     pub fn put(&self, pod: Pod) {
         if self.write().put(pod) {
             self.changed();
         }
     }
 
-    /// Forgets the pod whose cgroup carries this UID, after a while.
-    pub fn remove(&self, cgroup_uid: &str) {
-        if self.write().remove(cgroup_uid, Instant::now()) {
+    /// Forgets a pod, after a while; one that was left out takes nothing with it.
+    pub fn remove(&self, pod: &Pod) {
+        if self.write().remove(pod, Instant::now()) {
             self.changed();
         }
     }
@@ -234,7 +234,9 @@ impl Known {
             }
             Entry::Occupied(mut place) => {
                 let kept = place.get_mut();
-                if kept.pod.uid != pod.uid && kept.gone.is_none() {
+                let is_again = kept.gone.is_some()
+                    && (&kept.pod.namespace, &kept.pod.name) == (&pod.namespace, &pod.name);
+                if kept.pod.uid != pod.uid && !is_again {
                     tracing::warn!(
                         namespace = pod.namespace,
                         pod = pod.name,
@@ -258,14 +260,14 @@ impl Known {
         }
     }
 
-    fn remove(&mut self, cgroup_uid: &str, now: Instant) -> bool {
-        let Some(kept) = self.pods.get_mut(cgroup_uid) else {
+    fn remove(&mut self, pod: &Pod, now: Instant) -> bool {
+        let Some(kept) = self.pods.get_mut(&pod.cgroup_uid) else {
             return false;
         };
-        let is_news = kept.gone.is_none();
+        let is_news = kept.gone.is_none() && kept.pod.uid == pod.uid;
         if is_news {
             kept.gone = Some(now);
-            self.departed.push_back((now, cgroup_uid.to_owned()));
+            self.departed.push_back((now, pod.cgroup_uid.clone()));
         }
         while let Some((gone, _)) = self.departed.front()
             && (self.departed.len() > DEPARTED || now - *gone > GRACE)
@@ -350,12 +352,12 @@ mod tests {
         changes.mark_unchanged();
         pods.put(pod("u", "u", &[]));
         assert!(!changes.has_changed().unwrap(), "nothing changed");
-        pods.remove("u");
+        pods.remove(&pod("u", "u", &[]));
         assert!(changes.has_changed().unwrap());
         assert_eq!((pods.all().len(), pods.get("u").is_some()), (0, true));
         let later = Instant::now() + GRACE + Duration::from_secs(1);
         pods.put(pod("v", "v", &[]));
-        pods.write().remove("v", later);
+        pods.write().remove(&pod("v", "v", &[]), later);
         assert!(pods.get("u").is_none() && pods.get("v").is_some());
     }
 
@@ -365,7 +367,7 @@ mod tests {
         for number in 0..DEPARTED + 10 {
             let uid = number.to_string();
             pods.put(pod(&uid, &uid, &[]));
-            pods.remove(&uid);
+            pods.remove(&pod(&uid, &uid, &[]));
         }
         assert_eq!(pods.read().pods.len(), DEPARTED);
         assert!(pods.get("9").is_none() && pods.get("10").is_some());
@@ -374,11 +376,20 @@ mod tests {
     #[test]
     fn a_pod_that_claims_anothers_cgroup_is_left_out() {
         let pods = Pods::default();
-        pods.put(pod("mirror", "hash", &[]));
-        pods.put(pod("thief", "hash", &[]));
+        let mirror = pod("mirror", "hash", &[]);
+        let thief = Pod {
+            namespace: "evil".into(),
+            ..pod("thief", "hash", &[])
+        };
+        pods.put(mirror.clone());
+        pods.put(thief.clone());
         assert_eq!(pods.get("hash").unwrap().uid, "mirror");
+        pods.remove(&thief);
+        assert_eq!(pods.all().len(), 1, "the thief's end is not the mirror's");
+        pods.remove(&mirror);
+        pods.put(thief);
+        assert_eq!(pods.get("hash").unwrap().uid, "mirror", "nor its heir");
         // The kubelet's own next mirror of the same configuration.
-        pods.remove("hash");
         pods.put(pod("mirror 2", "hash", &[]));
         assert_eq!(pods.get("hash").unwrap().uid, "mirror 2");
         assert_eq!(pods.all().len(), 1);
