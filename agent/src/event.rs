@@ -67,14 +67,19 @@ pub(crate) fn event(
                 (exec.record.login_uid != u32::MAX).then_some(exec.record.login_uid);
             process.namespace_pid = Some(exec.record.namespace_pid);
             process.binary_truncated = exec.record.flags & ExecFlags::BINARY_TRUNCATED != 0;
-            processes.insert(header.exec_id, binary.as_str().into());
+            processes.insert(
+                header.tgid,
+                header.exec_id,
+                header.time,
+                binary.as_str().into(),
+            );
             Kind::Exec(v1::Exec {
                 redacted,
                 ..exec_event(&exec, &binary)
             })
         }
         Record::Fork(fork) => {
-            processes.fork(header.exec_id, fork.child_exec_id);
+            processes.fork(header.exec_id, fork.child, fork.child_exec_id, header.time);
             Kind::Fork(v1::Fork {
                 child_pid: fork.child,
                 child_exec_id: exec_id(fork.child_exec_id),
@@ -102,7 +107,7 @@ pub(crate) fn event(
         event.process.get_or_insert_default().binary = binary.to_string();
     }
     if matches!(record, Record::Exit(_)) {
-        processes.end(header.exec_id);
+        processes.end(header.tgid, header.exec_id);
     }
     origin.redactor.redact(&mut event);
     event

@@ -58,14 +58,11 @@ pub(crate) fn seed(
             .ok();
         let executable = format!("/proc/{tgid}/exe");
         // A kernel thread has no executable, a zombie no longer one.
-        let binary = std::fs::read_link(&executable).ok();
-        let matched = binary.as_ref().map_or_else(Vec::new, |path| {
-            let path = path.as_os_str().as_bytes();
-            path.strip_suffix(DELETED.as_bytes())
-                .unwrap_or(path)
-                .to_vec()
-        });
-        let age = kernel.adopt(tgid, stat.starttime, parent, parent_start, &matched)?;
+        let link = std::fs::read_link(&executable).ok();
+        let link = link.as_ref().map(|path| path.as_os_str().as_bytes());
+        let path = link.map(|link| link.strip_suffix(DELETED.as_bytes()).unwrap_or(link));
+        let matched = path.unwrap_or_default();
+        let age = kernel.adopt(tgid, stat.starttime, parent, parent_start, matched)?;
         if exclude_own_program
             && own.is_some_and(|own| {
                 file_identity(Path::new(&executable)).is_ok_and(|exe| exe == own)
@@ -81,14 +78,22 @@ pub(crate) fn seed(
             kernel.forget(tgid);
             continue;
         }
-        let Some(binary) = binary else { continue };
-        let mut binary = text::lossless(binary.as_os_str().as_bytes());
+        let Some(path) = path else { continue };
+        let mut binary = text::lossless(path);
         let redacted = origin.redactor.text(&mut binary);
-        processes.insert(exec_id, binary.as_str().into());
+        // Whatever it execs or whoever gets its number is later.
+        processes.insert(tgid, exec_id, 0, binary.as_str().into());
         if kernel.is_ours(tgid) {
             continue;
         }
-        if let Some(mut event) = synthetic(&process, &stat, tgid, exec_id, binary, origin, wall) {
+        let seen = Seen {
+            process: &process,
+            stat: &stat,
+            exec_id,
+            binary,
+            deleted: link != Some(path),
+        };
+        if let Some(mut event) = synthetic(seen, origin, wall) {
             let cgroup = cgroups
                 .as_deref()
                 .and_then(|mount| cgroup_id(&process, mount));
@@ -103,16 +108,27 @@ pub(crate) fn seed(
     Ok(())
 }
 
-/// The exec event of a process that nobody saw exec; `None` when it ended meanwhile.
-fn synthetic(
-    process: &Process,
-    stat: &procfs::process::Stat,
-    tgid: u32,
-    id: u64,
+/// A process that nobody saw exec.
+struct Seen<'a> {
+    process: &'a Process,
+    stat: &'a procfs::process::Stat,
+    exec_id: u64,
+    /// Path of its executable, as it is shown.
     binary: String,
-    origin: &Origin,
-    wall: Wall,
-) -> Option<Event> {
+    /// The file has no name any more.
+    deleted: bool,
+}
+
+/// Its exec event; `None` when it ended meanwhile.
+fn synthetic(seen: Seen<'_>, origin: &Origin, wall: Wall) -> Option<Event> {
+    let Seen {
+        process,
+        stat,
+        binary,
+        deleted,
+        ..
+    } = seen;
+    let tgid = process.pid.unsigned_abs();
     let status = process.status().ok()?;
     let cmdline = std::fs::read(format!("/proc/{tgid}/cmdline")).ok()?;
     let shown = &cmdline[..cmdline.len().min(ARGV)];
@@ -126,10 +142,6 @@ fn synthetic(
             .map(text::lossless)
             .collect()
     };
-    let (binary, deleted) = match binary.strip_suffix(DELETED) {
-        Some(path) => (path.to_owned(), true),
-        None => (binary, false),
-    };
     let memfd = deleted && binary.starts_with("/memfd:");
     Some(Event {
         time: Some(wall.time(boot_now())),
@@ -142,7 +154,7 @@ fn synthetic(
             uid: Some(status.ruid),
             gid: Some(status.rgid),
             comm: text::lossless(stat.comm.as_bytes()),
-            exec_id: exec_id(id),
+            exec_id: exec_id(seen.exec_id),
             start_time: Some(wall.time(stat.starttime * NANOSECONDS_PER_TICK)),
             login_uid: process.loginuid().ok().filter(|uid| *uid != u32::MAX),
             namespace_pid: status
