@@ -20,7 +20,15 @@ pub(crate) fn item(tid: u32, join: &Join, origin: &Origin) -> Option<Item> {
     let handler = *Handler::ALL.get(usize::from(join.parameters.handler))?;
     let header = header(tid, join);
     let mut processes = Processes::default();
-    let mut make = |record: Record<'_>| event(record, origin, &mut processes, Wall::now());
+    let mut make = |record: Record<'_>| {
+        let mut event = event(record, origin, &mut processes, Wall::now());
+        // The entry told the call, not who made it.
+        event.cpu = None;
+        if let Some(process) = &mut event.process {
+            (process.uid, process.gid, process.start_time) = (None, None, None);
+        }
+        event
+    };
     let event = match handler {
         Handler::Trace => make(Record::Syscall(&SyscallRecord {
             header,
