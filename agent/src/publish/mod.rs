@@ -39,6 +39,9 @@ use self::{
 };
 use crate::{Accounts, Batch, Outcome};
 
+/// How long the stream may take to end once it is told to.
+const ENDING: Duration = Duration::from_secs(3);
+
 pub use self::{
     spool::{SpoolError, SpoolOptions, spooled_epoch},
     stream::{Connect, ConnectError},
@@ -212,9 +215,9 @@ impl Publisher {
         StateWatch(Arc::clone(&self.shared))
     }
 
-    /// Ends: sends what is left and waits for the collector to have it, at most so long, then leaves the rest in the
-    /// spool. Without a spool the rest is lost, and counted so.
-    pub async fn drain(self, most: Duration) -> Drained {
+    /// Ends: sends what is left and waits for the collector to have it, at most so long and a few seconds, then leaves the
+    /// rest in the spool. Without a spool the rest is lost, and counted so.
+    pub async fn drain(mut self, most: Duration) -> Drained {
         self.clock.abort();
         let deadline = Instant::now() + most;
         if let Some(draft) = self
@@ -236,7 +239,14 @@ impl Publisher {
         let _ = tokio::time::timeout_at(deadline.into(), acknowledged).await;
         // Nobody is left to receive it only when the task has ended already.
         let _ = self.stop.send(true);
-        let _ = self.uplink.await;
+        if tokio::time::timeout(ENDING, &mut self.uplink)
+            .await
+            .is_err()
+        {
+            // Whatever it waits for, what it held is in memory, and goes into the spool.
+            self.uplink.abort();
+            let _ = self.uplink.await;
+        }
         self.shared.state().ending = true;
         self.shared.tell_changed();
         match self.spooler {

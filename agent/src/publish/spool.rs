@@ -30,6 +30,8 @@ const BATCHES: usize = 1 << 17;
 const TOLD_MOST: u64 = 4096;
 const SUFFIX: &str = ".segment";
 const LOCK: &str = "lock";
+/// Made and removed to see whether the disk takes something.
+const PROBE: &str = "probe";
 /// Holds the last batch that was acknowledged: its segment is there until the others in it are too.
 const ACKNOWLEDGED: &str = "acknowledged";
 
@@ -516,6 +518,24 @@ impl Spool {
         writing.sync(&self.options.directory)?;
         writing.is_new = false;
         Ok(())
+    }
+
+    /// Writes something of a block's size to the disk itself, and takes it away again.
+    pub(super) fn probe(&self) -> Result<(), SpoolError> {
+        let path = self.options.directory.join(PROBE);
+        let written = prepare(&self.options.directory)
+            .and_then(|()| private().open(&path))
+            .and_then(|file| {
+                file.write_all_at(&[0; 4096], 0)?;
+                file.sync_all()
+            });
+        // Half of it would take room that there is none of.
+        let removed = std::fs::remove_file(&path);
+        written.and(removed).map_err(|error| SpoolError::File {
+            what: "write",
+            path,
+            error,
+        })
     }
 
     pub(super) fn unread(&self) -> usize {

@@ -28,6 +28,8 @@ enum Job {
     Read,
     Spill(Encoded),
     Sync,
+    /// Whether a disk that refused takes something again.
+    Probe,
     End,
 }
 
@@ -64,6 +66,7 @@ impl Spooler {
                 Job::Read => self.read(),
                 Job::Spill(batch) => self.spill(&batch),
                 Job::Sync => self.sync(),
+                Job::Probe => self.probe(),
                 Job::End => return self.end(),
             }
         }
@@ -91,6 +94,9 @@ impl Spooler {
                         && let Some(batch) = state.backlog.spill(all)
                     {
                         return Job::Spill(batch);
+                    }
+                    if self.refused_until.is_some() {
+                        return Job::Probe;
                     }
                 }
             }
@@ -185,6 +191,13 @@ impl Spooler {
         self.unsynced = None;
         if let Err(error) = self.spool.sync() {
             self.failed(&error);
+        }
+    }
+
+    fn probe(&mut self) {
+        match self.spool.probe() {
+            Ok(()) => self.recovered(),
+            Err(error) => self.failed(&error),
         }
     }
 

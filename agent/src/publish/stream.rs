@@ -283,6 +283,7 @@ impl Session<'_> {
         let mut stop = self.uplink.stop.clone();
         let mut reports = self.uplink.reports.clone();
         let mut idle = false;
+        let mut report_is_due = false;
         let shared = Arc::clone(&self.uplink.shared);
         let requests = self.requests.clone();
         let status = loop {
@@ -298,7 +299,15 @@ impl Session<'_> {
                     Err(status) => break status,
                 },
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break Status::cancelled("the agent ends"),
-                permit = requests.reserve(), if !idle => match permit {
+                () = sleep_until(self.report_due), if self.report && !report_is_due => report_is_due = true,
+                // Nothing waits for room but here: a collector that takes nothing must not keep us from hearing it, or the stop.
+                permit = requests.reserve(), if report_is_due || !idle => match permit {
+                    Ok(permit) if report_is_due => {
+                        report_is_due = false;
+                        if let Some(report) = self.next_report(&mut reports) {
+                            permit.send(report);
+                        }
+                    }
                     Ok(permit) => match next_batch(&shared) {
                         Some(batch) => permit.send(batch),
                         None => idle = true,
@@ -310,11 +319,6 @@ impl Session<'_> {
                 Ok(()) = reports.changed() => {
                     self.report = true;
                     self.hasten(reports.borrow_and_update().as_ref());
-                }
-                () = sleep_until(self.report_due), if self.report => {
-                    if let Err(status) = self.send_report(&mut reports).await {
-                        break status;
-                    }
                 }
             }
         };
@@ -350,25 +354,19 @@ impl Session<'_> {
         }
     }
 
-    async fn send_report(
+    fn next_report(
         &mut self,
         reports: &mut watch::Receiver<Option<v1::NodeReport>>,
-    ) -> Result<(), Status> {
+    ) -> Option<PublishRequest> {
         self.report = false;
         // The first one is sent as soon as it is there.
-        let Some(report) = reports.borrow_and_update().clone() else {
-            return Ok(());
-        };
+        let report = reports.borrow_and_update().clone()?;
         let now = Instant::now();
         self.report_due = now + self.uplink.shared.state().report_interval;
         self.reported = Some((now, told(&report)));
-        let request = PublishRequest {
+        Some(PublishRequest {
             message: Some(publish_request::Message::Report(Box::new(report))),
-        };
-        match self.requests.send(request).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.reason().await),
-        }
+        })
     }
 
     /// Why the call ended.

@@ -231,7 +231,7 @@ async fn news_of_a_filter_does_not_wait_for_the_interval() {
     publisher.reports().send_replace(Some(report(2, 5)));
     until("the change", || seen(&collector) == [(1, 0), (2, 5)]).await;
     assert!(
-        changed.elapsed() < Duration::from_secs(5),
+        changed.elapsed() < Duration::from_secs(30),
         "far below the interval"
     );
 }
