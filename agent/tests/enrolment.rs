@@ -166,6 +166,43 @@ async fn a_certificate_is_renewed_with_itself_before_it_ends() {
     keeper.abort();
 }
 
+/// Below a file, because root may write to any directory.
+#[tokio::test]
+async fn a_certificate_that_cannot_be_kept_serves_and_is_renewed() {
+    let server = start(Duration::from_secs(3600)).await;
+    std::fs::write(server.path("state"), "a file").unwrap();
+    for place in ["state", "state/identity"] {
+        let options = EnrolmentOptions {
+            directory: server.path(place),
+            ..server.options("n1")
+        };
+        let enrolment = Enrolment::open(options.clone()).await.unwrap();
+        publish(&enrolment, "n1").await.unwrap();
+        let expires = enrolment.expires().unwrap();
+        // Times of certificates are whole seconds.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        enrolment.renew().await.unwrap();
+        assert!(enrolment.expires().unwrap() > expires, "{place}");
+        publish(&enrolment, "n1").await.unwrap();
+        // The next run starts without it.
+        let next = Enrolment::open(options).await.unwrap();
+        assert_eq!(next.expires(), None);
+        publish(&next, "n1").await.unwrap();
+    }
+
+    // Once there is room, the next renewal is kept.
+    let options = EnrolmentOptions {
+        directory: server.path("state/identity"),
+        ..server.options("n1")
+    };
+    let enrolment = Enrolment::open(options.clone()).await.unwrap();
+    enrolment.connect().await.unwrap();
+    std::fs::remove_file(server.path("state")).unwrap();
+    enrolment.renew().await.unwrap();
+    let next = Enrolment::open(options).await.unwrap();
+    assert_eq!(next.expires(), enrolment.expires());
+}
+
 #[tokio::test]
 async fn a_renewal_brings_the_next_authority() {
     let server = start(Duration::from_secs(3600)).await;

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::EnrolmentError;
+use super::{EnrolmentError, RETRY};
 
 /// Bytes a file of certificates may have.
 const MAX_FILE: u64 = 1 << 20;
@@ -19,14 +19,49 @@ const MAX_FILE: u64 = 1 << 20;
 /// How far before its issue a certificate of the collector's begins, for machines whose clock is behind.
 const BACKDATE: Duration = Duration::from_secs(3600);
 
+/// A new certificate is renewed after a twentieth of its life at the earliest, whatever the clock says.
+const EARLIEST: u32 = 20;
+
+/// From when to when a certificate is good, by the collector's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    issued: SystemTime,
+    expires: SystemTime,
+}
+
 /// A node's certificate and key, and whom to trust.
 pub(super) struct Kept {
     /// Leaf first.
     chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
     authorities: Vec<CertificateDer<'static>>,
-    issued: SystemTime,
-    expires: SystemTime,
+    life: Life,
+}
+
+// === impl Life ===
+
+impl Life {
+    /// How long until it is to be renewed: between 45 and 55 hundredths of it after the issue, as `jitter` (0 to 1)
+    /// says.
+    pub(super) fn due(self, now: SystemTime, jitter: f64) -> Duration {
+        let when = self.issued + self.length().mul_f64(0.45 + jitter / 10.0);
+        when.duration_since(now).unwrap_or_default()
+    }
+
+    /// The least time from its arrival here to its renewal. Where the clock here is ahead by half of a life,
+    /// [`due`](Self::due) says of every new certificate that its time has come.
+    pub(super) fn least(self) -> Duration {
+        (self.length() / EARLIEST).max(RETRY.0)
+    }
+
+    /// How far the clock is past the issue; zero where it is behind.
+    pub(super) fn age(self, now: SystemTime) -> Duration {
+        now.duration_since(self.issued).unwrap_or_default()
+    }
+
+    fn length(self) -> Duration {
+        self.expires.duration_since(self.issued).unwrap_or_default()
+    }
 }
 
 // === impl Kept ===
@@ -58,8 +93,12 @@ impl Kept {
     pub(super) async fn read(directory: &Path, node: &str) -> Result<Option<Self>, EnrolmentError> {
         let path = directory.join("node.pem");
         let text = match read_text(&path, MAX_FILE).await {
+            // Below a file there is nothing either; that nothing can be kept there is said where it is tried.
             Err(EnrolmentError::File { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
             {
                 return Ok(None);
             }
@@ -125,14 +164,14 @@ impl Kept {
         Ok(Kept {
             key: secret,
             authorities,
-            issued,
-            expires,
+            life: Life { issued, expires },
             chain,
         })
     }
 
-    /// Keeps it: each file is replaced whole.
+    /// Keeps it: each file is replaced whole. The directory is made if it is not there.
     pub(super) async fn write(&self, directory: &Path) -> Result<(), EnrolmentError> {
+        make(directory).await?;
         let mut all = vec![pem::Pem::new("PRIVATE KEY", self.key.secret_pkcs8_der())];
         all.extend(
             self.chain
@@ -153,19 +192,16 @@ impl Kept {
     }
 
     pub(super) fn expires(&self) -> SystemTime {
-        self.expires
+        self.life.expires
     }
 
     /// Whether it can still be shown, with time for a handshake.
     pub(super) fn is_valid(&self) -> bool {
-        self.expires > SystemTime::now() + Duration::from_secs(1)
+        self.expires() > SystemTime::now() + Duration::from_secs(1)
     }
 
-    /// How long until it is to be renewed: between 45 and 55 hundredths of its life, as `jitter` (0 to 1) says.
-    pub(super) fn due(&self, jitter: f64) -> Duration {
-        let life = self.expires.duration_since(self.issued).unwrap_or_default();
-        let when = self.issued + life.mul_f64(0.45 + jitter / 10.0);
-        when.duration_since(SystemTime::now()).unwrap_or_default()
+    pub(super) fn life(&self) -> Life {
+        self.life
     }
 
     pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -185,7 +221,7 @@ impl Kept {
 impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept")
-            .field("expires", &self.expires)
+            .field("expires", &self.expires())
             .finish_non_exhaustive()
     }
 }
@@ -259,4 +295,53 @@ async fn replace(path: &Path, text: &str) -> Result<(), EnrolmentError> {
         tokio::fs::rename(&draft, path).await
     };
     write.await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn life(hours: u32) -> Life {
+        let issued = SystemTime::UNIX_EPOCH + HOUR * 1000;
+        Life {
+            issued,
+            expires: issued + HOUR * hours,
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_due_at_about_half_of_its_life() {
+        let life = life(20);
+        assert_eq!(life.due(life.issued, 0.0), HOUR * 9);
+        assert_eq!(life.due(life.issued, 1.0), HOUR * 11);
+        assert_eq!(life.due(life.issued + HOUR * 4, 0.0), HOUR * 5);
+        // A clock that is behind.
+        assert_eq!(life.due(life.issued - HOUR, 0.0), HOUR * 10);
+        assert_eq!(life.age(life.issued - HOUR), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_new_certificate_is_not_renewed_at_once_whatever_the_clock_says() {
+        let life = life(20);
+        for ahead in [12, 19, 21, 1000] {
+            let now = life.issued + HOUR * ahead;
+            assert_eq!(life.due(now, 1.0), Duration::ZERO);
+            assert_eq!(life.due(now, 1.0).max(life.least()), HOUR);
+        }
+        // With the right clock it makes no difference.
+        assert!(life.least() < life.due(life.issued, 0.0));
+        // The shortest life, and one that ended before it began.
+        let short = |seconds| Life {
+            expires: life.issued + Duration::from_secs(seconds),
+            ..life
+        };
+        assert_eq!(short(10).least(), RETRY.0);
+        let backwards = Life {
+            issued: life.expires,
+            expires: life.issued,
+        };
+        assert_eq!(backwards.least(), RETRY.0);
+    }
 }

@@ -1,7 +1,7 @@
 //! Who this node is to the collector: a short-lived certificate, got for a bootstrap token and renewed with itself.
 //!
 //! ```text
-//! token ─Enroll─▶ certificate, on disk ─▶ every connection to the collector
+//! token ─Enroll─▶ certificate, on disk if that can be ─▶ every connection to the collector
 //!                     ▲      │ half of its life
 //!                     └─Enroll┘
 //! ```
@@ -54,7 +54,8 @@ pub struct EnrolmentOptions {
     pub token: Option<PathBuf>,
     /// Authorities, PEM, that the collector's certificate may be from. Needed until the collector has named its own.
     pub authorities: Option<PathBuf>,
-    /// Keeps `node.pem` (key and certificate, mode 0600) and `authorities.pem`. Made with mode 0700.
+    /// Keeps `node.pem` (key and certificate, mode 0600) and `authorities.pem`. Made with mode 0700. Where it cannot be
+    /// made or written, a certificate serves as long as the process, and the next run has to enrol again.
     pub directory: PathBuf,
 }
 
@@ -128,13 +129,18 @@ pub struct Enrolment {
 
 impl Enrolment {
     /// Takes up what the directory holds. What it holds and cannot be used is logged and left until a new certificate
-    /// replaces it.
+    /// replaces it; so is a directory that cannot be made.
     ///
     /// # Errors
-    /// The address is none, or the directory cannot be made.
+    /// The address is none.
     pub async fn open(options: EnrolmentOptions) -> Result<Self, EnrolmentError> {
         let target = target(&options.collector)?;
-        kept::make(&options.directory).await?;
+        if let Err(error) = kept::make(&options.directory).await {
+            tracing::warn!(
+                error = chain(&error),
+                "there is no place to keep this node's certificate"
+            );
+        }
         let kept = match Kept::read(&options.directory, &options.node).await {
             Ok(kept) => kept,
             Err(error) => {
@@ -179,19 +185,34 @@ impl Enrolment {
 
     /// Renews the certificate at about half of its life, for ever. Errors are logged, and the present one serves
     /// meanwhile. Where there is none, or no longer, it waits until [`connect`](Self::connect) has got one: a token
-    /// that is refused is not tried from two sides.
+    /// that is refused is not tried from two sides. However wrong the clock is, there is a pause after each renewal.
     pub async fn keep(&self) {
         let mut wait = RETRY.0;
+        let (mut is_renewed, mut is_told) = (false, false);
         loop {
             let Some(kept) = self.kept().filter(|kept| kept.is_valid()) else {
                 tokio::time::sleep(RETRY.0).await;
                 continue;
             };
-            tokio::time::sleep(kept.due(fastrand::f64())).await;
+            let (life, now) = (kept.life(), SystemTime::now());
+            let mut pause = life.due(now, fastrand::f64());
+            if is_renewed && pause < life.least() {
+                pause = life.least();
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(
+                        ahead = ?life.age(now),
+                        next = ?pause,
+                        "this node's certificate is new and is to be renewed already: check this machine's clock"
+                    );
+                }
+            }
+            tokio::time::sleep(pause).await;
             if !kept.is_valid() {
                 continue;
             }
-            match self.renew().await {
+            let renewed = self.renew().await;
+            is_renewed = renewed.is_ok();
+            match renewed {
                 Ok(()) => wait = RETRY.0,
                 Err(error) => {
                     let error = chain(&error);
@@ -276,10 +297,16 @@ impl Enrolment {
             &self.options.node,
         )
         .map_err(|problem| invalid("the collector's answer", problem))?;
-        new.write(&self.options.directory).await?;
         let new = Arc::new(new);
         *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());
         tracing::info!(node = self.options.node, expires = %ebpf_hello_proto::Timestamp::from(new.expires()), "has a certificate");
+        // It serves also where it cannot be kept: only the next run misses it. The next renewal tries again.
+        if let Err(error) = new.write(&self.options.directory).await {
+            tracing::warn!(
+                error = chain(&error),
+                "this node's certificate is not kept: after a restart the node has to enrol again"
+            );
+        }
         Ok(new)
     }
 

@@ -14,10 +14,14 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 
-use super::backoff::{AWAY, Backoff, Failure};
+use super::{
+    PATIENCE,
+    backoff::{AWAY, Backoff, Failure},
+};
 
-/// An attempt that has not failed by then has succeeded: longer than it takes to find out that nobody is there.
-const OPEN: Duration = Duration::from_secs(6);
+/// An attempt that has not failed by then has succeeded: the client gives up before, where nobody is there and where
+/// nobody answers.
+const OPEN: Duration = PATIENCE.answer.saturating_add(Duration::from_secs(1));
 
 /// Whether an API server answers, as its watches see it. Shared by all of them.
 #[derive(Clone, Debug, Default)]
