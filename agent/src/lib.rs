@@ -27,6 +27,7 @@ pub mod kubernetes;
 mod ledger;
 pub mod metrics;
 mod node;
+mod owners;
 mod placement;
 mod policies;
 mod pool;
@@ -49,6 +50,7 @@ pub use canary::Way;
 pub use compiler::{Installed, Policy};
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
+pub use owners::GONE;
 pub use redact::{NONE, REDACTED, RedactError, Redactor};
 pub use status::{
     CgroupStatus, ExecSourceStatus, FilterStatus, FilterWithoutTable, IoUringStatus, Status,

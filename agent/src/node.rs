@@ -27,6 +27,7 @@ use crate::{
     identity::{self, Identity, IdentityOptions},
     intake::Intake,
     ledger,
+    owners::Owners,
     placement::Placement,
     policies::Policies,
     processes::Processes,
@@ -111,7 +112,7 @@ pub struct Node {
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
     pub(crate) readiness: Readiness,
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) identity: Option<Owners>,
     options: NodeOptions,
     started: SystemTime,
     older_processes: &'static str,
@@ -201,7 +202,7 @@ impl Node {
             accounts,
             canaries,
             readiness: Readiness::default(),
-            identity,
+            identity: identity.map(Owners::new),
             options,
             started,
             older_processes,
@@ -267,9 +268,11 @@ impl Node {
         let mut kernel = self.kernel();
         kernel.sweep_exits()?;
         let buckets = kernel.buckets()?;
+        let counted = kernel.count_keys()?;
         self.tell_suppressed(&buckets);
         let swept = placement.sweep(&buckets, &self.origin.suppressed, &mut kernel);
-        self.note_policy(swept)
+        self.note_policy(swept)?;
+        placement.fold(&counted, self.identity.as_ref(), &mut kernel)
     }
 
     /// The path of a living cgroup from the root of the cgroup v2 mount, by its id.

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ebpf_hello_loader::{
     Kernel,
-    abi::{Bucket, BucketKey, CgroupChange, NAMESPACE_BUCKET},
+    abi::{Bucket, BucketKey, CgroupChange, CountKey, NAMESPACE_BUCKET},
     cgroup_mount,
 };
 use ebpf_hello_policy::{Arch, Table};
@@ -16,6 +16,7 @@ use crate::{
     desired::{Desired, Selected, Selection},
     identity::Paths,
     node::AgentError,
+    owners::{self, Owners},
     policies::Policies,
     suppressed::Suppressed,
 };
@@ -101,8 +102,7 @@ impl Placement {
             // A namespace's share is nobody's limit, and stays.
             .filter(|(key, _)| key.bucket != NAMESPACE_BUCKET)
             .filter(|(key, bucket)| {
-                let is_gone = self.tree.len() > 0 && self.tree.path(key.cgroup_id).is_none();
-                (is_gone || !generations.contains(&key.generation))
+                (self.is_gone(key.cgroup_id) || !generations.contains(&key.generation))
                     && suppressed.is_told(*key, bucket.suppressed)
             })
             .map(|(key, _)| *key)
@@ -114,6 +114,37 @@ impl Placement {
         }
         self.idle = idle;
         Ok(())
+    }
+
+    /// Takes what was counted for cgroups and policies that are gone out of the kernel's map. To be called after
+    /// [`Placement::sweep`]; `counted` is read before it, as buckets are.
+    pub(crate) fn fold(
+        &self,
+        counted: &[CountKey],
+        owners: Option<&Owners>,
+        kernel: &mut Kernel,
+    ) -> Result<(), AgentError> {
+        if let Some(owners) = owners {
+            owners.follow(counted);
+        }
+        let generations = kernel.generations();
+        let folds = owners::folds(
+            counted,
+            |cgroup| self.is_gone(cgroup),
+            // Under 0 is counted what no policy chose.
+            |generation| generation != 0 && !generations.contains(&generation),
+            |cgroup| owners.map_or(Some(owners::HOST), |owners| owners.row(cgroup)),
+        );
+        kernel.fold_counts(&folds)?;
+        if let Some(owners) = owners {
+            owners.retire(|cgroup| self.is_gone(cgroup));
+        }
+        Ok(())
+    }
+
+    /// Whether the last look at the tree did not find it; never on a machine without a tree.
+    fn is_gone(&self, cgroup: u64) -> bool {
+        self.tree.len() > 0 && self.tree.path(cgroup).is_none()
     }
 
     /// Makes the filters the policy of every cgroup, until a pass over the tree changes nothing.

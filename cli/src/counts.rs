@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use ebpf_hello_agent::GONE;
 use ebpf_hello_policy::group;
 use ebpf_hello_proto::v1::{Abi, CountersRow, GetCountersResponse};
 use tokio::time::{MissedTickBehavior, interval};
@@ -101,6 +102,8 @@ async fn counts(arguments: &CountsArgs) -> anyhow::Result<()> {
             return Ok(());
         }
         before = Some(reading);
+        // A slow answer is not followed by a quick one: the rate between them would be none.
+        tick.reset();
     }
 }
 
@@ -220,6 +223,9 @@ fn text(rows: &[CountersRow], rates: bool, before: Option<&Reading>, now: &Readi
 fn pod(row: &CountersRow) -> String {
     if row.pod.is_empty() {
         "-".to_owned()
+    } else if row.pod == GONE {
+        // Of no namespace.
+        GONE.to_owned()
     } else {
         format!("{}/{}", human(&row.namespace), human(&row.pod))
     }
@@ -241,7 +247,8 @@ fn overflow(count: u64) -> String {
 }
 
 fn rate(before: Option<&Reading>, now: &Reading, key: &Key, count: u64) -> String {
-    let Some(before) = before else {
+    // What came into the row of pods that are gone was added long before, in others.
+    let Some(before) = before.filter(|_| key.pod != GONE) else {
         return "-".to_owned();
     };
     let seconds = now.at.duration_since(before.at).as_secs_f64();
@@ -261,7 +268,7 @@ impl Key {
         Key {
             node: row.node.clone(),
             epoch: row.epoch,
-            pod: format!("{}/{}", row.namespace, row.pod),
+            pod: pod(row),
             what,
         }
     }
@@ -348,6 +355,12 @@ mod tests {
         assert_eq!(rate_of(&[row(1, 5, 130)]), "15.0");
         // Another run began at zero.
         assert_eq!(rate_of(&[row(2, 5, 30)]), "15.0");
+        let gone = CountersRow {
+            namespace: String::new(),
+            pod: GONE.into(),
+            ..row(1, 5, 1_000_000)
+        };
+        assert_eq!(rate_of(&[gone]), "-");
     }
 
     #[test]

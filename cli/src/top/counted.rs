@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use ebpf_hello_agent::GONE;
 use ebpf_hello_proto::v1::{CountersRow, Selection};
 use tokio::{
     sync::mpsc,
@@ -82,7 +83,8 @@ impl Reading {
     fn advance(&mut self, rows: &[CountersRow]) -> Vec<Added> {
         let mut counts = HashMap::new();
         let mut all = Vec::new();
-        for row in rows {
+        // What came into that row was added long before, in others.
+        for row in rows.iter().filter(|row| row.pod != GONE) {
             let calls = row.counters.iter().flat_map(|counters| &counters.syscalls);
             for count in calls {
                 if counts.len() >= MAX_COUNTERS {
@@ -162,5 +164,18 @@ mod tests {
             5,
             "another run began at zero"
         );
+    }
+
+    #[test]
+    fn what_was_counted_in_pods_that_are_gone_is_not_added_again() {
+        let mut reading = Reading::default();
+        let gone = |calls| {
+            row(1, calls).map(|row| CountersRow {
+                pod: GONE.into(),
+                ..row
+            })
+        };
+        assert!(reading.advance(&gone(100)).is_empty());
+        assert!(reading.advance(&gone(900)).is_empty());
     }
 }

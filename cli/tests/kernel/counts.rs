@@ -1,5 +1,11 @@
 //! Counts: exact, whoever counts first, however many at once, and when the map is full.
 
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+
+use ebpf_hello_agent::{
+    GONE, Node, NodeOptions, Outcome, Policy, Redactor,
+    identity::{Container, IdentityOptions, Pod, Pods},
+};
 use ebpf_hello_loader::{
     DEFAULT_OUTCOME, Exclusion, HalfSpec, Handler, Kernel, Options, SlotSpec, TableSpec,
     abi::{self, Fate},
@@ -159,4 +165,116 @@ pub(crate) fn a_full_map_counts_the_rest_beside_it_and_the_sum_is_exact() {
         .unwrap()
         .get(abi::Handler::Count, Fate::Counted);
     assert_eq!(counted, made);
+}
+
+/// No flag makes the counting map this small: the agent is asked, below the product.
+pub(crate) fn cgroups_and_policies_that_are_gone_make_room_and_their_counts_stay_in_their_rows() {
+    /// Of which each pod and each policy takes ten.
+    const ENTRIES: u32 = 64;
+    const ROUNDS: usize = 40;
+    let pods = Arc::new(Pods::default());
+    let options = NodeOptions {
+        load: Options {
+            count_entries: ENTRIES,
+            process_events: false,
+            exclusion: Exclusion::Nobody,
+            ..Options::default()
+        },
+        node: "n1".into(),
+        epoch: 1,
+        policy: Policy::default(),
+        redactor: Redactor::default(),
+        identity: Some(IdentityOptions {
+            pods: Arc::clone(&pods),
+            wait: Duration::ZERO,
+            scope: None,
+        }),
+    };
+    let (node, events) = Node::start(options).unwrap();
+    let accounts = node.accounts();
+    let consumer = thread::spawn(move || {
+        for item in events.iter().flatten() {
+            accounts.settle(item.handler, Outcome::Delivered);
+        }
+    });
+
+    let parent = Cgroup::make("node");
+    let kubepods = parent.child("kubepods");
+    let start = |name: &str| {
+        pods.put(Pod {
+            uid: name.into(),
+            cgroup_uid: name.into(),
+            namespace: "shop".into(),
+            name: name.into(),
+            containers: vec![Container {
+                name: "main".into(),
+                ..Container::default()
+            }],
+            ..Pod::default()
+        });
+        kubepods.child(&format!("pod{name}"))
+    };
+    let call = |cgroup: &Cgroup| {
+        let calls = RARE_CALLS.join(",");
+        generate(&["call", &calls, "10", "--cgroup", cgroup.argument()]).total()
+    };
+    let web = start("web");
+    let (mut made, mut made_by_web) = (0, 0);
+    for round in 0..ROUNDS {
+        let job = start(&format!("job-{round}"));
+        // Another policy for all of them, under which the same is counted.
+        node.apply(counting(&RARE_CALLS, round)).unwrap();
+        let calls = call(&web);
+        made_by_web += calls;
+        made += calls + call(&job);
+        drop(job);
+        let before = rows(&node);
+        node.sweep().unwrap();
+        let after = rows(&node);
+        assert_eq!(after.values().sum::<u64>(), made, "round {round}");
+        assert_eq!(after["web"], made_by_web);
+        // A pod that is gone long goes to that row as a whole; nothing else moves.
+        for (pod, calls) in after.iter().filter(|(pod, _)| *pod != GONE) {
+            assert_eq!(before.get(pod), Some(calls), "{pod} in round {round}");
+        }
+    }
+    assert!(rows(&node).contains_key(GONE) && rows(&node).len() < ROUNDS);
+    let counters = node.counters().unwrap();
+    assert_eq!(
+        counters.syscalls_overflow, 0,
+        "the map had room all the time"
+    );
+    node.drain().unwrap();
+    assert_eq!(node.ledger().unwrap().counted, made);
+    drop(node);
+    consumer.join().unwrap();
+}
+
+/// For every pod; another one for each number.
+fn counting(calls: &[&str], number: usize) -> Policy {
+    let text = format!(
+        "apiVersion: ebpf-hello.dev/v1alpha1\nkind: ClusterSyscallFilter\n\
+         metadata: {{name: counting}}\nspec:\n  rules:\n\
+         \x20 - {{syscalls: [{}], handler: Count}}\n\
+         \x20 - {{syscalls: [clock_adjtime], handler: Trace, sampling: {}}}\n",
+        calls.join(", "),
+        number + 2,
+    );
+    let documents = ebpf_hello_policy::read("counting", &text).unwrap();
+    Policy::of(
+        documents
+            .into_iter()
+            .map(|document| document.filter)
+            .collect(),
+    )
+}
+
+/// Calls of each pod that made any.
+fn rows(node: &Node) -> BTreeMap<String, u64> {
+    let report = node.report("test").unwrap();
+    let rows = report.pods.into_iter().map(|row| {
+        let calls = row.counters.unwrap().syscalls;
+        (row.pod, calls.iter().map(|call| call.count).sum())
+    });
+    rows.filter(|(_, calls)| *calls > 0).collect()
 }

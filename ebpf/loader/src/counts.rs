@@ -2,21 +2,24 @@
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray},
+    maps::{HashMap, MapData, MapError, PerCpuArray},
 };
 use ebpf_hello_abi::{CountKey, IO_URING, OUT_OF_RANGE, Overflow, map};
 
 use crate::{
-    LoadError,
+    LoadError, machine,
     object::{Shared, take},
 };
+
+/// The generation of counts that are no longer in the kernel's map: no policy has it.
+pub const FOLDED: u64 = u64::MAX;
 
 /// Calls of one system call in one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallCount {
     /// cgroup v2 id.
     pub cgroup_id: u64,
-    /// Policy generation that counted them.
+    /// Policy generation that counted them, or [`FOLDED`].
     pub generation: u64,
     /// System call number.
     pub number: u16,
@@ -31,7 +34,7 @@ pub struct CallCount {
 pub struct OperationCount {
     /// cgroup v2 id.
     pub cgroup_id: u64,
-    /// Policy generation that counted them.
+    /// Policy generation that counted them, or [`FOLDED`].
     pub generation: u64,
     /// `enum io_uring_op` (`include/uapi/linux/io_uring.h`).
     pub opcode: u16,
@@ -67,6 +70,8 @@ pub struct Counts {
 /// The maps that the programs count in.
 pub(crate) struct Counters {
     counts: HashMap<MapData, Shared<CountKey>, u64>,
+    /// What was taken out of the map.
+    folded: std::collections::HashMap<CountKey, u64>,
     execs_by_uid: HashMap<MapData, u32, u64>,
     overflow: PerCpuArray<MapData, u64>,
 }
@@ -77,6 +82,7 @@ impl Counters {
     pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         Ok(Counters {
             counts: take(ebpf, map::COUNTS)?,
+            folded: Default::default(),
             execs_by_uid: take(ebpf, map::EXECS_BY_UID)?,
             overflow: take(ebpf, map::OVERFLOW)?,
         })
@@ -87,6 +93,9 @@ impl Counters {
         for entry in self.counts.iter() {
             let (key, calls) = entry.map_err(LoadError::map(map::COUNTS))?;
             counts.add(&key.0, calls);
+        }
+        for (key, calls) in &self.folded {
+            counts.add(key, *calls);
         }
         counts.execs_by_uid = self
             .execs_by_uid
@@ -100,6 +109,44 @@ impl Counters {
         counts.cgroups_overflow = self.overflowed(Overflow::Cgroups)?;
         counts.cgroup_changes_overflow = self.overflowed(Overflow::CgroupChanges)?;
         Ok(counts)
+    }
+
+    pub(crate) fn keys(&self) -> Result<Vec<CountKey>, LoadError> {
+        let in_map = self.counts.keys().map(|key| key.map(|key| key.0));
+        let folded = self.folded.keys().copied().map(Ok);
+        in_map
+            .chain(folded)
+            .collect::<Result<_, _>>()
+            .map_err(LoadError::map(map::COUNTS))
+    }
+
+    pub(crate) fn fold(&mut self, folds: &[(CountKey, CountKey)]) -> Result<(), LoadError> {
+        if folds.is_empty() {
+            return Ok(());
+        }
+        // One that began before still adds to the entry it has found.
+        machine::wait_for_programs()?;
+        for (from, to) in folds {
+            let calls = match self.folded.remove(from) {
+                Some(calls) => calls,
+                None => self.take_out(from)?,
+            };
+            *self.folded.entry(*to).or_default() += calls;
+        }
+        Ok(())
+    }
+
+    /// Deletes an entry of the map; its calls.
+    fn take_out(&mut self, key: &CountKey) -> Result<u64, LoadError> {
+        let key = Shared(*key);
+        let calls = match self.counts.get(&key, 0) {
+            Err(MapError::KeyNotFound) => return Ok(0),
+            calls => calls.map_err(LoadError::map(map::COUNTS))?,
+        };
+        self.counts
+            .remove(&key)
+            .map_err(LoadError::map(map::COUNTS))?;
+        Ok(calls)
     }
 
     fn overflowed(&self, cell: Overflow) -> Result<u64, LoadError> {

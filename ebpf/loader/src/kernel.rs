@@ -8,7 +8,8 @@ use aya::{
     programs::{RawTracePointRunOptions, TestRun as _, raw_trace_point::RawTracePointLinkId},
 };
 use ebpf_hello_abi::{
-    ABSENT, Bucket, BucketKey, Config, CpuLedger, Join, RINGS, SELF_HINTS, WhoAmI, map, program,
+    ABSENT, Bucket, BucketKey, Config, CountKey, CpuLedger, Join, RINGS, SELF_HINTS, WhoAmI, map,
+    program,
 };
 
 use crate::{
@@ -454,6 +455,24 @@ impl Kernel {
     /// A failed map look-up.
     pub fn counts(&self) -> Result<Counts, LoadError> {
         self.counters.read()
+    }
+
+    /// Under which keys anything was counted: those of the kernel's map, and those of what was folded.
+    ///
+    /// # Errors
+    /// A failed map look-up.
+    pub fn count_keys(&self) -> Result<Vec<CountKey>, LoadError> {
+        self.counters.keys()
+    }
+
+    /// Makes room in the kernel's map: what was counted under the first key of each pair is told under the second from
+    /// here on, whose generation is [`FOLDED`](crate::FOLDED). For keys that no program begins to count under any more:
+    /// one that has begun is waited for (about 10 ms), so that no call is lost.
+    ///
+    /// # Errors
+    /// membarrier(2) refused, or a failed map operation; each key then is folded or as it was.
+    pub fn fold_counts(&mut self, folds: &[(CountKey, CountKey)]) -> Result<(), LoadError> {
+        self.counters.fold(folds)
     }
 }
 

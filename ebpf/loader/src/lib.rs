@@ -33,7 +33,7 @@ mod tables;
 pub use adoption::ProcessAge;
 pub use baseline::EmptyProgram;
 pub use cgroups::cgroup_mount;
-pub use counts::{CallCount, Counts, OperationCount};
+pub use counts::{CallCount, Counts, FOLDED, OperationCount};
 pub use ebpf_hello_abi as abi;
 pub use error::LoadError;
 pub use exclusion::Exclusion;

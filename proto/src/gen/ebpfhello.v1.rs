@@ -1555,7 +1555,7 @@ pub struct PodCounters {
     #[prost(string, tag = "1")]
     #[prost_canonical_serde(proto_name = "namespace", json_name = "namespace")]
     pub namespace: ::prost::alloc::string::String,
-    /// Name of the pod. Empty for host processes.
+    /// Name of the pod. Empty for host processes; `(gone)`, in no namespace, for the pods that are gone longest, together.
     #[prost(string, tag = "2")]
     #[prost_canonical_serde(proto_name = "pod", json_name = "pod")]
     pub pod: ::prost::alloc::string::String,
@@ -2155,7 +2155,8 @@ pub struct CountersRow {
     #[prost(string, tag = "2")]
     #[prost_canonical_serde(proto_name = "namespace", json_name = "namespace")]
     pub namespace: ::prost::alloc::string::String,
-    /// Name of the pod. Empty when in no pod.
+    /// Name of the pod. Empty when in no pod. `(gone)`, in no namespace, is the row of the pods of a node that are gone
+    /// longest: counts of each come into it all at once, so that its differences are no rates.
     #[prost(string, tag = "3")]
     #[prost_canonical_serde(proto_name = "pod", json_name = "pod")]
     pub pod: ::prost::alloc::string::String,
