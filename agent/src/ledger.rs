@@ -1,5 +1,7 @@
 //! The ledger as people and programs see it: the kernel's side and ours in one equation.
 
+use std::collections::BTreeSet;
+
 use ebpf_hello_loader::{
     Counts, KernelLedger, ReaderCounters,
     abi::{Fate, Handler},
@@ -10,6 +12,21 @@ use ebpf_hello_proto::v1::{
 };
 
 use crate::{Accounts, Outcome};
+
+/// What the programs lose, and why.
+const KERNEL_LOSSES: [(Fate, LossReason); 4] = [
+    (Fate::LostRingFull, LossReason::RingbufFull),
+    (Fate::LostNested, LossReason::Nested),
+    (Fate::LostProcessTableFull, LossReason::MapFull),
+    (Fate::LostJoinReplaced, LossReason::Nested),
+];
+
+/// Every way in which an event of a handler can be lost.
+pub(crate) fn losses() -> BTreeSet<(LossStage, LossReason)> {
+    let in_kernel = KERNEL_LOSSES.map(|(_, reason)| (LossStage::Kernel, reason));
+    let later = Outcome::ALL.into_iter().filter_map(Outcome::loss);
+    in_kernel.into_iter().chain(later).collect()
+}
 
 /// Sets the two sides against each other.
 ///
@@ -77,12 +94,7 @@ fn row(
         0
     };
     let mut lost = Vec::new();
-    for (fate, reason) in [
-        (Fate::LostRingFull, LossReason::RingbufFull),
-        (Fate::LostNested, LossReason::Nested),
-        (Fate::LostProcessTableFull, LossReason::MapFull),
-        (Fate::LostJoinReplaced, LossReason::Nested),
-    ] {
+    for (fate, reason) in KERNEL_LOSSES {
         add_lost(
             &mut lost,
             LossStage::Kernel,

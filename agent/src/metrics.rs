@@ -8,7 +8,7 @@ use std::{
 };
 
 use ebpf_hello_loader::ProgramStatus;
-use ebpf_hello_proto::v1::{HandlerLedger, Ledger};
+use ebpf_hello_proto::v1::{self, HandlerLedger, Ledger, LossReason, LossStage, LostCount};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelValue, EncodeMetric as _, MetricEncoder},
@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    Node, Status,
+    Node, Status, ledger,
     publish::{PublishState, Publisher, StateWatch},
 };
 
@@ -285,21 +285,32 @@ fn encode_ledger(ledger: &Ledger, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
             })
         }),
     )?;
+    let lost = |handler: v1::Handler, rows: &[LostCount], (stage, reason)| {
+        let labels = [
+            ("handler", handler.label()),
+            ("stage", LossStage::label(stage)),
+            ("reason", LossReason::label(reason)),
+        ];
+        let row = rows
+            .iter()
+            .find(|row| (row.stage(), row.reason()) == (stage, reason));
+        (labels, row.map_or(0, |row| row.count))
+    };
+    // All that there can be: who asks how a row grew does not see what it began with.
+    let known = ledger::losses();
+    let of_handlers = ledger.handlers.iter().flat_map(|row| {
+        known
+            .iter()
+            .map(|loss| lost(row.handler(), &row.lost, *loss))
+    });
+    let malformed = (LossStage::Reader, LossReason::Malformed);
+    let of_none = lost(v1::Handler::Unspecified, &ledger.lost, malformed);
     family(
         encoder,
         "ebpf_hello_events_lost",
         "Events lost against everyone's wish",
         MetricType::Counter,
-        ledger.handlers.iter().flat_map(|row| {
-            row.lost.iter().map(|lost| {
-                let labels = [
-                    ("handler", row.handler().label()),
-                    ("stage", lost.stage().label()),
-                    ("reason", lost.reason().label()),
-                ];
-                (labels, lost.count)
-            })
-        }),
+        of_handlers.chain([of_none]),
     )
 }
 
