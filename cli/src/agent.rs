@@ -39,7 +39,7 @@ use crate::{
     filters::{self, Watcher},
     ledger,
     local::Local,
-    monitor,
+    monitor, page,
     pods::PodArguments,
     readiness,
 };
@@ -158,7 +158,7 @@ pub(crate) fn run(arguments: &AgentArguments) -> anyhow::Result<()> {
         let drained = runtime.block_on(publisher.drain(DRAIN));
         tracing::info!(spooled = drained.spooled, "drained");
     }
-    eprintln!("{}", ledger::line(&node.ledger()?));
+    page::tell(&ledger::line(&node.ledger()?));
     result
 }
 
@@ -300,7 +300,7 @@ async fn watch(
         tokio::select! {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
-            _ = user.recv() => eprintln!("{}", ledger::line(&node.ledger()?)),
+            _ = user.recv() => page::tell(&ledger::line(&node.ledger()?)),
             _ = tick.tick() => {
                 if let Err(error) = node.sweep() {
                     tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot follow the cgroups");

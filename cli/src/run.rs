@@ -1,7 +1,8 @@
 //! `ebpf-hello run`: this machine, live, without a cluster.
 //!
-//! Events go to stdout from a thread of their own, everything else to stderr, so that a slow reader
-//! holds up events (and makes them count as lost in the kernel) but never signals or the status.
+//! Events go to stdout from threads of their own, everything else to stderr, so that a slow reader
+//! holds up events (and makes them count as lost in the kernel) but never signals, the status or the
+//! end: what it has not taken by then counts as lost too.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use crate::{
     filters::{self, Watcher},
     ledger,
     local::Local,
-    printer, readiness,
+    page, printer, readiness,
     table::table,
 };
 
@@ -53,10 +54,9 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         .inspect(move |batch| offered.offer(batch));
     let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
     let result = runtime.block_on(watch(arguments, &node, &local, stdout_gone));
+    printer.end();
     node.drain().context("cannot drain")?;
-    if printer.join().is_err() {
-        anyhow::bail!("the printer's thread panicked");
-    }
+    printer.join()?;
     if let Some(local) = Arc::into_inner(local) {
         runtime.block_on(local.drain())?;
     }
@@ -141,13 +141,14 @@ fn print_counters(counters: &Counters) {
         .take(TOP)
         .map(|row| [row.name.clone(), row.abi().label(), row.count.to_string()])
         .collect();
-    eprint!(
+    let text = format!(
         "\n{}{}\n{}{}",
         table(["UID", "EXECS"], &execs),
         overflow(counters.execs_overflow),
         table(["SYSCALL", "ABI", "CALLS"], &calls),
         overflow(counters.syscalls_overflow),
     );
+    page::tell(text.trim_end());
 }
 
 /// What found the counting map full, where anything did.
@@ -161,10 +162,11 @@ fn overflow(calls: u64) -> String {
 
 fn print_ledger(node: &Node, verbose: bool) -> anyhow::Result<()> {
     let ledger = node.ledger()?;
-    eprintln!("{}", ledger::line(&ledger));
+    page::tell(&ledger::line(&ledger));
     if verbose {
-        eprint!("{}", ledger::handlers(&ledger));
-        eprintln!("{}", ledger::sequences(&node.sequences()?));
+        let handlers = ledger::handlers(&ledger);
+        let sequences = ledger::sequences(&node.sequences()?);
+        page::tell(&format!("{handlers}{sequences}"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A running `ebpf-hello run`, as whoever started it sees it.
 
 use std::{
+    io::{BufRead as _, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -68,6 +69,27 @@ impl Instance {
         instance
             .stderr()
             .find_line("the start of `run`", 0, |line| line.contains(READY));
+        instance
+    }
+
+    /// Starts a command that is `run`, waits until that observes, and then reads its stderr no more: it is closed.
+    /// What it prints goes nowhere.
+    pub(crate) fn start_unheard(mut command: Command) -> Instance {
+        let mut child = command
+            .env_remove("EBPF_HELLO_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let instance = Instance {
+            child,
+            stdout: None,
+            stderr: None,
+        };
+        let mut said = BufReader::new(stderr).lines().map_while(Result::ok);
+        assert!(said.any(|line| line.contains(READY)), "`run` did not start");
         instance
     }
 

@@ -1,6 +1,13 @@
 //! Loss: a ring that is far too small loses events, and every one of them is accounted for.
 
-use std::{collections::BTreeMap, io, process::Command};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
 
 use crate::{
     events::{pid_of, syscall},
@@ -81,6 +88,52 @@ pub(crate) fn a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted
         made.total()
     );
     assert_eq!(ledger.get("lost"), failed);
+}
+
+pub(crate) fn a_reader_that_is_stuck_holds_up_no_signal_and_what_it_left_is_accounted_for() {
+    let filter = filter("Trace", &[UNUSED_CALL]);
+    let (unread, output) = io::pipe().unwrap();
+    let mut command = Command::new(executable::product());
+    command
+        .args(["run", "--process-events", "off", "--ring-size", "64KiB"])
+        .args(["-v", "--filters", filter.path()])
+        .stdout(output);
+    let run = Instance::start(command);
+    let made = generate(&["call", UNUSED_CALL, "200000"]);
+    run.signal(Signal::TERM);
+    let signalled = Instant::now();
+    let ended = run.await_end();
+    let took = signalled.elapsed();
+    assert!(ended.status.success(), "{:?}", ended.stderr);
+    assert!(
+        took < Duration::from_secs(20),
+        "it ended only after {took:?}"
+    );
+    let ledger = ended.ledger();
+    ledger.assert_balanced();
+    assert_eq!(ledger.row("trace").seen, made.total(), "made is seen");
+    let (full, failed) = (ledger.get("ringbuf_full"), ledger.get("output_failed"));
+    assert!(
+        full > 0 && failed > 0,
+        "the pipe, the printer, the queue and the rings were full: {ledger:?}"
+    );
+    assert_eq!(ledger.get("lost"), full + failed);
+    // The last write ended with the process; nobody knows how much of it the pipe took.
+    let in_pipe = BufReader::new(unread).split(b'\n').count() as u64;
+    let delivered = ledger.get("delivered");
+    assert!(
+        delivered <= in_pipe,
+        "{delivered} delivered, {in_pipe} to be read"
+    );
+}
+
+pub(crate) fn a_reader_of_stderr_that_goes_away_is_no_failure() {
+    let mut command = Command::new(executable::product());
+    command.args(["run", "--process-events", "off", "--default", "count", "-v"]);
+    // Counters while it runs, the ledger and its rows at the end.
+    command.args(["--counts", "200ms", "--duration", "2s"]);
+    let ended = Instance::start_unheard(command).await_end();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.status);
 }
 
 /// Missing numbers, over all CPUs, up to each one's last.

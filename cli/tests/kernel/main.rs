@@ -94,6 +94,7 @@ fn main() -> ExitCode {
         counts::keys_that_sixteen_threads_meet_first_at_the_same_time_lose_nothing,
         counts::exec_attempts_are_counted_by_user,
         counts::a_full_map_counts_the_rest_beside_it_and_the_sum_is_exact,
+        counts::cgroups_and_policies_that_are_gone_make_room_and_their_counts_stay_in_their_rows,
         dispatch::a_traced_call_has_its_name_number_and_raw_arguments,
         #[cfg(target_arch = "x86_64")]
         dispatch::an_ignored_call_is_no_event_where_every_other_is,
@@ -135,6 +136,8 @@ fn main() -> ExitCode {
         returns::who_was_accepted_is_told,
         loss::what_a_full_ring_loses_is_what_was_made_less_what_was_delivered,
         loss::a_reader_that_goes_away_ends_the_run_and_what_it_left_is_accounted_for,
+        loss::a_reader_that_is_stuck_holds_up_no_signal_and_what_it_left_is_accounted_for,
+        loss::a_reader_of_stderr_that_goes_away_is_no_failure,
         hostile::hostile_text_is_lossless_in_json,
         hostile::hostile_text_never_reaches_the_terminal_raw,
         instances::two_instances_neither_disturb_nor_feed_each_other,
