@@ -14,8 +14,8 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use ebpf_hello_collector::access::bind_tcp;
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
 
 /// What is asked by whoever watches.
 pub(crate) trait Health: Send + Sync + 'static {
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     registry: Registry,
     health: Arc<dyn Health>,
 ) -> anyhow::Result<impl Future<Output = ()>> {
-    let listener = TcpListener::bind(address)
+    let listener = bind_tcp(address)
         .await
         .with_context(|| format!("cannot listen on --metrics-addr {address}"))?;
     let router = Router::new()

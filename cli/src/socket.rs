@@ -37,11 +37,13 @@ pub(crate) async fn bind(given: Option<&Listen>) -> anyhow::Result<(Listener, Se
         }
         None => {
             let first = Path::new(DIRECTORY).join(NAME);
-            if std::os::unix::net::UnixStream::connect(&first).is_ok() {
-                let own = Path::new(DIRECTORY).join(format!("{}.{NAME}", std::process::id()));
-                (bind_at(&own).await?, own)
-            } else {
-                (bind_at(&first).await?, first)
+            match bind_at(&first).await {
+                Ok(socket) => (socket, first),
+                Err(_) if std::os::unix::net::UnixStream::connect(&first).is_ok() => {
+                    let own = Path::new(DIRECTORY).join(format!("{}.{NAME}", std::process::id()));
+                    (bind_at(&own).await?, own)
+                }
+                Err(error) => return Err(error),
             }
         }
     };

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::UnixStream,
@@ -71,7 +71,7 @@ impl Listen {
     pub async fn bind(&self) -> Result<Socket, AccessError> {
         let failed = |address: String| move |source| AccessError::Bind { address, source };
         match self {
-            Listen::Tcp(address) => tokio::net::TcpListener::bind(address)
+            Listen::Tcp(address) => bind_tcp(*address)
                 .await
                 .map(Socket::Tcp)
                 .map_err(failed(address.to_string())),
@@ -79,6 +79,22 @@ impl Listen {
                 .map(Socket::Unix)
                 .map_err(failed(path.display().to_string())),
         }
+    }
+}
+
+/// Listens on a TCP address; for all addresses of a host without IPv6 (`ipv6.disable=1`) on those of IPv4.
+///
+/// # Errors
+/// It cannot be bound.
+pub async fn bind_tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    match tokio::net::TcpListener::bind(address).await {
+        Err(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+                && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 
@@ -96,18 +112,25 @@ fn bind_unix(path: &Path) -> io::Result<tokio::net::UnixListener> {
                 "another process answers on it",
             ));
         }
-        Ok(_) => fs::remove_file(path)?,
+        Ok(_) => match fs::remove_file(path) {
+            // Another process that starts now has done the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    // Bound under another name, protected, then moved: nobody can connect in between.
+    // Bound under another name, protected, then named: nobody can connect in between, and of two that start at once only
+    // one gets the name.
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     let listener = tokio::net::UnixListener::bind(&draft)?;
     fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&draft, path)?;
+    let named = fs::hard_link(&draft, path);
+    fs::remove_file(&draft)?;
+    named?;
     Ok(listener)
 }
 

@@ -36,7 +36,7 @@ pub use enrollment::{Enrollment, EnrollmentOptions};
 pub use error::AccessError;
 pub use failures::Failures;
 pub use limits::{Limits, connections_within, raise_open_files};
-pub use listen::{Listen, check_plain};
+pub use listen::{Listen, bind_tcp, check_plain};
 pub use name::{NODE_URI, NotANode, check_node, node_uri};
 pub use reload::{RELOAD, Reload, Source};
 pub use tls::{ServerCertificate, Tls, TlsFiles};
