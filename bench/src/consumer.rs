@@ -27,7 +27,7 @@ pub(crate) struct ConsumerArguments {
     /// Where to observe.
     #[arg(long)]
     server: String,
-    /// It ends when so many events have come, lost ones that were told included.
+    /// It ends when so many events have come, lost ones that were told included; with --execs-of so many of those execs.
     #[arg(long)]
     events: u64,
     /// It ends earlier when nothing more comes for so many milliseconds.
@@ -96,7 +96,7 @@ impl Consumer<'_> {
             .into_inner();
         let silence = self.arguments.silence.map(Duration::from_millis);
         let mut first_cpu = None;
-        while self.consumed.events + self.consumed.lost < self.arguments.events {
+        while self.come() < self.arguments.events {
             let patience = silence.filter(|_| first_cpu.is_some()).unwrap_or(DEADLINE);
             let Ok(message) = timeout(patience, stream.message()).await else {
                 ensure!(first_cpu.is_some(), "no event in {DEADLINE:?}");
@@ -118,6 +118,13 @@ impl Consumer<'_> {
         }
         self.consumed.cpu = cpu() - first_cpu.unwrap_or_default();
         Ok(())
+    }
+
+    fn come(&self) -> u64 {
+        match self.arguments.execs_of {
+            Some(_) => self.consumed.delays.len() as u64,
+            None => self.consumed.events + self.consumed.lost,
+        }
     }
 
     fn look_at(&mut self, event: &Event) -> anyhow::Result<()> {

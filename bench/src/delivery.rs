@@ -36,7 +36,7 @@ const RATE_MOST: u64 = 2_000_000;
 /// Execs a second: with fork and exit a thousand events.
 const EXECS: u32 = 333;
 /// After the last of what was made, in milliseconds.
-const SILENCE: u64 = 2_000;
+const SILENCE: u64 = 10_000;
 
 const THROUGHPUT: &str = "throughput/synthetic";
 const KERNEL: &str = "throughput/kernel-without-loss";
@@ -249,7 +249,7 @@ fn delays(extent: Extent) -> anyhow::Result<Vec<Measurement>> {
     for _ in 0..extent.repetitions.min(3) {
         let collector = Collector::start()?;
         let agent = agent(&collector, &[])?;
-        let (mut consumer, consumed) = consume(&collector, u64::MAX, Some(&target))?;
+        let (mut consumer, consumed) = consume(&collector, u64::from(extent.execs), Some(&target))?;
         let start = Instant::now();
         for exec in 1..=extent.execs {
             let mut child = Command::new(&target)

@@ -18,9 +18,13 @@ pub mod chart;
 mod eventually;
 mod executable;
 pub mod kind;
+mod ports;
 mod process;
+mod stalls;
 
 pub use apiserver::{ApiServer, Request, Review, TokenFor};
 pub use eventually::{PATIENCE, eventually};
 pub use executable::{generator, product};
+pub use ports::free_address;
 pub use process::Process;
+pub use stalls::Stalls;

@@ -111,6 +111,7 @@ mod tests {
         bookmark.write(false).unwrap();
         assert_eq!(bookmark.read().unwrap().as_deref(), Some("t1"));
         bookmark.advance("t2".into());
+        bookmark.written = bookmark.written.map(|at| at + Duration::from_secs(3600));
         bookmark.write(false).unwrap();
         assert_eq!(
             bookmark.read().unwrap().as_deref(),

@@ -63,7 +63,7 @@ async fn crash(hub: &str, mut collector: Server, directory: &Path) {
     });
     let start = Instant::now();
     let mut kills = 0;
-    while start.elapsed() < time {
+    while start.elapsed() < time || kills < 3 {
         tokio::time::sleep(COLLECTOR_LIFE).await;
         collector = tokio::task::spawn_blocking(move || {
             collector.kill_and_restart();

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Read},
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
@@ -112,7 +112,7 @@ impl Running {
     }
 
     /// Its stdout, to be read or closed.
-    pub(crate) fn take_stdout(&mut self) -> impl Read + use<> {
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().unwrap()
     }
 
@@ -204,7 +204,7 @@ impl Lines {
 
     /// Everything, to the pipe's end.
     fn rest(&mut self) -> Vec<String> {
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+        while let Ok(line) = self.lines.recv_timeout(DEADLINE) {
             self.seen.push(line);
         }
         self.seen.clone()

@@ -103,7 +103,7 @@ fn every_page_is_in_the_tables() {
 #[test]
 fn watching_shows_what_was_added_each_second() {
     let server = server(
-        (1..=50)
+        (1..=600)
             .map(|n| page(row("n1", "cart-0", 5, 1_000_000 * n), ""))
             .collect::<VecDeque<_>>(),
     );

@@ -243,7 +243,15 @@ fn a_reader_that_does_not_read_leaves_ctrl_c_working() {
     let mut stdout = running.take_stdout();
     // It is in the middle of its lines, and the pipe is full after that.
     stdout.read_exact(&mut [0; 1000]).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let mut before = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let waiting = rustix::io::ioctl_fionread(&stdout).unwrap();
+        if waiting == before && waiting > 0 {
+            break;
+        }
+        before = waiting;
+    }
     running.signal(Signal::INT);
     let output = running.end();
     assert_done(&output);

@@ -62,7 +62,7 @@ fn a_pipe_gets_one_table_with_events_counts_and_losses() {
         "top",
         "--once",
         "--interval",
-        "500ms",
+        "2s",
         "--server",
         &server.url(),
     ]));

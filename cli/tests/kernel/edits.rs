@@ -108,8 +108,14 @@ fn edit(arguments: &[&str], pause: Duration) -> Edited {
         thread::sleep(pause);
     }
     let made = generators.map(Commanded::end);
-    // The next table of counts is of after the last call, whatever the present one is of.
-    thread::sleep(Duration::from_millis(500));
+    // The table of counts that is printed last is of after the last call.
+    for (made, call) in made.iter().zip(["nfsservctl", "io_cancel"]) {
+        let count = made.of(call).to_string();
+        let row = [call, std::env::consts::ARCH, &count];
+        run.await_log("the last table of counts", |line| {
+            line.split_whitespace().eq(row)
+        });
+    }
     let ended = run.end();
     let ids = cgroups.each_ref().map(Cgroup::id);
     let [edited, alone] = made;

@@ -43,6 +43,13 @@ fn filter(cgroups: &str, limit: &str) -> FilterFile {
 }
 
 pub(crate) fn a_rate_holds_in_every_second_for_each_cgroup_that_shares_it() {
+    // What a machine shows that stands still too often is right, and too little.
+    assert!((0..3).any(|_| is_shown_in_enough_seconds()));
+}
+
+/// Asserts all that is seen; whether enough seconds had calls to see something.
+fn is_shown_in_enough_seconds() -> bool {
+    let mut enough = true;
     let parent = Cgroup::make("limited");
     let cgroups = [parent.child("a"), parent.child("b")];
     let limit = format!("rateLimit: {{eventsPerSecond: {RATE}, burst: {BURST}}}");
@@ -89,7 +96,10 @@ pub(crate) fn a_rate_holds_in_every_second_for_each_cgroup_that_shares_it() {
             assert!(expected.contains(events), "{events} in a second");
         }
         let lively = seconds.iter().filter(|second| second.1 >= LIVELY).count();
-        assert!(lively >= SHOWN, "too many gaps: {:?}", made.gaps());
+        if lively < SHOWN {
+            eprintln!("too many gaps: {:?}", made.gaps());
+            enough = false;
+        }
         let suppressed: u64 = left_out(&events, cgroup.id()).values().sum();
         if ledger.get("lost") == 0 {
             assert_eq!(times.len() as u64 + suppressed, made.total());
@@ -98,6 +108,7 @@ pub(crate) fn a_rate_holds_in_every_second_for_each_cgroup_that_shares_it() {
     let made: u64 = made.iter().map(Made::total).sum();
     let accounted = ledger.get("delivered") + ledger.get("suppressed") + ledger.get("lost");
     assert_eq!(accounted, made);
+    enough
 }
 
 /// In any second, wherever it begins.

@@ -20,7 +20,7 @@ const ARGV: usize = 4096;
 
 /// Process events alone: `sys_enter` stays detached.
 fn observe_processes() -> Instance {
-    Instance::run(&["--default", "ignore", "-o", "json", "--duration", "20s"])
+    Instance::run(&["--default", "ignore", "-o", "json", "--duration", "120s"])
 }
 
 pub(crate) fn two_thousand_execs_are_reported_once_each_with_pid_argv_uid_and_code() {

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ebpf_hello_policy::{Abi, Arch, syscall};
 use ebpf_hello_proto::v1::event::Kind;
 
 use crate::{
-    events::{of_process, syscall},
+    events::{self, of_process},
     filter::{FilterFile, UNUSED_CALL, filter},
     generator::generate,
     instance::Instance,
@@ -43,7 +44,7 @@ pub(crate) fn a_call_that_seccomp_refuses_is_reported_with_its_errno() {
     let events = ended.events();
     let calls: Vec<_> = of_process(&events, made.pid())
         .into_iter()
-        .filter_map(syscall)
+        .filter_map(events::syscall)
         .collect();
     let told = |name: &str| -> Vec<_> {
         let calls = calls.iter().filter(|call| call.name == name);
@@ -60,19 +61,34 @@ pub(crate) fn a_call_that_seccomp_refuses_is_reported_with_its_errno() {
 }
 
 pub(crate) fn a_call_that_outlives_its_policy_returns_under_it() {
-    let sleeping = "  - {syscalls: [clock_nanosleep, nanosleep], handler: Trace, returns: true}\n";
-    let filter = FilterFile::of(sleeping);
+    let waiting = "  - {syscalls: [flock], handler: Trace, returns: true}\n";
+    let filter = FilterFile::of(waiting);
     let file = Path::new(filter.path()).join("filter.yaml");
     let run = run(&filter);
-    let mut process = Command::new("sleep").arg("4").spawn().unwrap();
-    // It sleeps before the policy changes: nothing else tells.
-    thread::sleep(Duration::from_millis(500));
+    let lock = tempfile::NamedTempFile::new().unwrap();
+    lock.as_file().lock().unwrap();
+    let mut process = Command::new("flock")
+        .arg(lock.path())
+        .arg("true")
+        .spawn()
+        .unwrap();
+    // It waits before the policy changes.
+    let flock = syscall::number(Arch::host(), Abi::Native, "flock").unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while !fs::read_to_string(format!("/proc/{}/syscall", process.id()))
+        .unwrap()
+        .starts_with(&format!("{flock} "))
+    {
+        assert!(Instant::now() < deadline, "it does not ask for the lock");
+        thread::sleep(Duration::from_millis(10));
+    }
     let text = fs::read_to_string(&file).unwrap();
     let other = format!("  - {{syscalls: [{UNUSED_CALL}], handler: Trace}}\n");
-    fs::write(&file, text.replace(sleeping, &other)).unwrap();
+    fs::write(&file, text.replace(waiting, &other)).unwrap();
     run.await_log("the change", |line| line.contains("are applied"));
     let began = run.status();
     assert_eq!(began["sysExitAttached"], true, "a call waits");
+    lock.as_file().unlock().unwrap();
     assert!(process.wait().unwrap().success());
     let deadline = Instant::now() + DEADLINE;
     while run.status()["sysExitAttached"] == true {
@@ -84,7 +100,12 @@ pub(crate) fn a_call_that_outlives_its_policy_returns_under_it() {
     let events = ended.events();
     let returned: Vec<_> = of_process(&events, process.id())
         .into_iter()
-        .filter_map(|event| Some((syscall(event)?.return_value, event.policy.as_ref()?.rule)))
+        .filter_map(|event| {
+            Some((
+                events::syscall(event)?.return_value,
+                event.policy.as_ref()?.rule,
+            ))
+        })
         .collect();
     assert_eq!(returned, [(Some(0), 1)]);
 }

@@ -174,8 +174,12 @@ async fn a_connection_ends_with_its_certificate() {
         ..Setup::default()
     })
     .await;
-    let node = server.node("n1").await;
-    let (_sender, mut answers) = server.publish(&node, "n1").await.unwrap();
+    let (node, (_sender, mut answers)) = until("a stream in its certificate's life", async || {
+        let node = server.node("n1").await;
+        let stream = server.publish(&node, "n1").await.ok()?;
+        Some((node, stream))
+    })
+    .await;
     let ended = tokio::time::timeout(PATIENCE, async {
         while let Ok(Some(_)) = answers.message().await {}
     });

@@ -48,6 +48,7 @@ async fn ten_thousand_idle_connections_are_bounded_and_the_server_lives() {
     let limits = Limits {
         connections_per_address: usize::MAX,
         recognition,
+        idle: recognition,
         ..Limits::default()
     };
     let mut setup = Setup {

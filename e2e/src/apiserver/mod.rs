@@ -5,7 +5,7 @@ mod requests;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -25,7 +25,7 @@ use kube::{
 };
 
 use self::credentials::Credentials;
-use crate::{Process, eventually::eventually, executable::asset};
+use crate::{Process, eventually::eventually, executable::asset, free_address};
 
 pub use self::requests::{Request, Review};
 
@@ -401,14 +401,6 @@ async fn client(kubeconfig: serde_json::Value) -> Client {
         .unwrap();
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).unwrap()
-}
-
-/// An address that nobody listens on. Another process could take it first: then the start fails and says so.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 /// Who asked for what; one line a request, when it is answered. With a body only where that says whose rights are meant.

@@ -8,7 +8,9 @@ use std::{
     process::{Command, Output},
 };
 
-use ebpf_hello_e2e::{Process, Request, Review, TokenFor, chart::Object, eventually, product};
+use ebpf_hello_e2e::{
+    Process, Request, Review, TokenFor, chart::Object, eventually, free_address, product,
+};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     core::v1::ConfigMap,
@@ -19,8 +21,8 @@ use serde_json::{Value, json};
 
 use crate::{
     release::{self, AGENT, COLLECTOR, HOOK, TEST},
-    scene::{HOME, SHOP, Scene, condition, counting, free_address, says},
-    stage::{Agent, Cgroups, NODE, free_port},
+    scene::{HOME, SHOP, Scene, condition, counting, says},
+    stage::{Agent, Cgroups, NODE},
 };
 
 /// One verb on one resource, perhaps of one object only.
@@ -195,7 +197,7 @@ impl Pods {
     }
 
     async fn start_agent(&self) -> Agent {
-        let metrics = free_port();
+        let metrics = free_address().port();
         let (state, links) = (self.volume("state"), self.volume("links"));
         fs::create_dir_all(&links).unwrap();
         self.place(AGENT, "ebpf-hello-collector").await;

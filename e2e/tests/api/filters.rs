@@ -154,7 +154,7 @@ async fn a_container_that_was_not_asked_tells_nothing() {
         .filter("shop", "all", json!({"rules": trace(OTHER)}))
         .await;
     let reader = stage.reader();
-    let agent = stage.agent(&["--identity-wait", "3s"]);
+    let agent = stage.agent(&["--identity-wait", "30s"]);
     agent.await_programmed("shop/web", generation, 0).await;
     agent.await_programmed("shop/all", everyone, 0).await;
     let uid = stage.pod("shop", "cart", "cart", &["web", "db"]).await;
@@ -185,13 +185,14 @@ async fn a_container_that_was_not_asked_tells_nothing() {
     .await;
     let late = call(&pod.join("aaaa"), CALL, 5);
     assert_eq!(reader.await_events(late, 5).await.len(), 5);
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Its end lets go of what still waits for a container.
+    let ledger = agent.end();
+    ledger.assert_balanced();
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let events = reader.events();
     for pid in [db, never] {
         assert_eq!(of_process(events.clone(), pid).len(), 0);
     }
-    let ledger = agent.end();
-    ledger.assert_balanced();
     assert!(ledger.get("suppressed") >= 40, "{ledger:?}");
     assert_eq!(
         (ledger.get("lost"), ledger.get("in_flight")),
@@ -516,7 +517,15 @@ async fn an_applied_filter_is_in_the_kernel_soon() {
         stage.filter("shop", "cart", spec(change)).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("the last change has events", async || {
+        let events = of_process(reader.events(), pid);
+        let last = events.last().map(|event| rule_of(event).1 as usize);
+        match last == Some(CHANGES % 2 + 1) {
+            true => Ok(()),
+            false => Err(format!("{last:?}")),
+        }
+    })
+    .await;
     mix.end();
     let events = of_process(reader.events(), pid);
     let times: Vec<(u128, usize)> = events

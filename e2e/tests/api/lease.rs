@@ -2,10 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use ebpf_hello_e2e::free_address;
+
 use crate::{
     poser::Poser,
     release::COLLECTOR,
-    scene::{HOME, Scene, counting, free_address, says},
+    scene::{HOME, Scene, counting, says},
 };
 
 /// A kubeconfig of an account of its own that has the collector's rights: the audit log then tells who did what.
@@ -87,7 +89,7 @@ async fn a_holder_that_is_stopped_writes_nothing_after_another_took_over() {
         "taken over after {:?} when it was given back",
         given.elapsed()
     );
-    assert!(given.elapsed() < Duration::from_secs(10));
+    assert!(given.elapsed() < Duration::from_secs(14)); // a lease that is not given back lasts 15
     agent.stop().await;
     another.stop().await;
 }

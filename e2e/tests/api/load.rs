@@ -11,6 +11,7 @@ use ebpf_hello_agent::{
     identity::{Pods, follow_pods},
     kubernetes::{Kubernetes, watch},
 };
+use ebpf_hello_e2e::free_address;
 use ebpf_hello_policy::crd::ClusterSyscallFilter;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -28,7 +29,7 @@ use tokio::{
 use crate::{
     poser::Poser,
     release::{self, AGENT},
-    scene::{Collector, HOME, SHOP, Scene, counting, free_address, says},
+    scene::{Collector, HOME, SHOP, Scene, counting, says},
 };
 
 /// Agents at which it is measured.

@@ -1,13 +1,13 @@
 //! A cluster's API without its machines: nodes, the chart's release, and processes of the product that meet there.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
-use ebpf_hello_e2e::{ApiServer, Process, eventually, product};
+use ebpf_hello_e2e::{ApiServer, Process, eventually, free_address, product};
 use ebpf_hello_policy::crd::{FilterStatus, SyscallFilter};
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
@@ -236,12 +236,4 @@ pub(crate) fn says(status: &FilterStatus, summary: &str) -> bool {
 /// A filter that counts one call.
 pub(crate) fn counting(call: &str) -> Value {
     json!({"rules": [{"syscalls": [call], "handler": "Count"}]})
-}
-
-/// An address that nobody listens on yet.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }

@@ -4,14 +4,13 @@
 use std::{
     fs,
     io::Read as _,
-    net::TcpListener,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use ebpf_hello_e2e::{ApiServer, Process, eventually, generator, product};
+use ebpf_hello_e2e::{ApiServer, Process, eventually, free_address, generator, product};
 use ebpf_hello_policy::crd::{ClusterSyscallFilter, SyscallFilter};
 use ebpf_hello_proto::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
@@ -70,7 +69,7 @@ impl Stage {
         fs::write(&file, node.to_string()).unwrap();
         server.kubectl(&["apply", "-f", file.to_str().unwrap()]);
         let kubeconfig = server.kubeconfig_of(HOME, AGENT).await;
-        let port = free_port();
+        let port = free_address().port();
         let mut collector = Process::start(
             "collector",
             Command::new(product())
@@ -246,7 +245,7 @@ impl Agent {
         collector: &str,
         more: &[&str],
     ) -> Agent {
-        let metrics = free_port();
+        let metrics = free_address().port();
         let mut command = Command::new(product());
         command
             .args(["agent", "--kubernetes", "--node", node, "--kubeconfig"])
@@ -506,14 +505,6 @@ fn mount() -> PathBuf {
         .lines()
         .find_map(of_line)
         .expect("cgroup v2 is mounted somewhere")
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Makes a cgroup and calls in it, at once; the process that did.

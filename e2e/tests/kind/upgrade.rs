@@ -128,12 +128,15 @@ pub(crate) fn an_older_release_is_upgraded_and_rolled_back(cluster: &Cluster) {
     counter.assert_nothing_missing(&observer);
     replace_agents(cluster);
     for (pod, node) in cluster.pods_of("agent") {
-        let status = cluster.inside(&pod, &["status"]);
-        let ledger = status
-            .lines()
-            .find(|line| line.starts_with("ledger: "))
-            .unwrap_or_else(|| panic!("{node}: {status}"));
-        assert!(!ledger.contains("imbalance="), "{node}: {ledger}");
+        // One that runs is read while it changes: what is on its way between two looks makes a moment's difference.
+        let ledger = cluster.eventually(&format!("the ledger of {node} is closed"), || {
+            let status = cluster.inside(&pod, &["status"]);
+            let ledger = status.lines().find(|line| line.starts_with("ledger: "));
+            match ledger {
+                Some(ledger) if !ledger.contains("imbalance=") => Ok(ledger.to_owned()),
+                _ => Err(status),
+            }
+        });
         println!("    {node}: {ledger}");
     }
     assert_eq!(uid(), kept, "the filter is the same object");

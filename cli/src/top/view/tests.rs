@@ -48,7 +48,7 @@ fn losses_interruptions_and_pauses_are_in_the_header() {
     app.counted = Counted::Missing("--comm".into());
     app.link = Link::Interrupted {
         reason: "gone\u{1b}[2J".into(),
-        again_at: Instant::now() + Duration::from_millis(3_500),
+        again_at: Instant::now() + Duration::from_millis(3_990),
     };
     let screen = screen(&mut app, 140, 6);
     for words in [

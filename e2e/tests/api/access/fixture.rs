@@ -1,13 +1,12 @@
 //! A cluster with two tenants, its collectors as processes, and clients of them.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     process::Command,
     time::{Duration, SystemTime},
 };
 
-use ebpf_hello_e2e::{ApiServer, Process, TokenFor, eventually, product};
+use ebpf_hello_e2e::{ApiServer, Process, TokenFor, eventually, free_address, product};
 use ebpf_hello_proto::{
     Timestamp,
     v1::{
@@ -126,11 +125,7 @@ impl Cluster {
 
     /// Starts a collector, and waits until it serves.
     pub(crate) async fn collector(&self, more: &[&str]) -> Collector {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_address().port();
         let arguments = [
             "collector",
             "--listen",

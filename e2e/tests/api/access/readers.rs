@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ebpf_hello_e2e::TokenFor;
+use ebpf_hello_e2e::{Stalls, TokenFor};
 use ebpf_hello_proto::v1::{self, observe_response::Message};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, api::DeleteParams};
@@ -130,6 +130,7 @@ async fn a_token_is_for_this_audience_and_a_refusal_says_how_to_get_one() {
 
 #[tokio::test]
 async fn a_stream_ends_soon_after_its_right_and_goes_on_where_it_was_with_a_new_one() {
+    let stalls = Stalls::watch();
     let cluster = Cluster::start().await;
     let collector = cluster.collector(&QUICK).await;
     let n1 = cluster.node(&collector, "n1").await;
@@ -154,12 +155,12 @@ async fn a_stream_ends_soon_after_its_right_and_goes_on_where_it_was_with_a_new_
     assert_eq!(sequences(&mut stream, 1).await, [2]);
 
     cluster.unbind("shop", "reader");
-    let since = Instant::now();
-    let ended = end(&mut stream, LIMIT + Duration::from_secs(2)).await;
+    let (since, unbound) = (Instant::now(), SystemTime::now());
+    let ended = end(&mut stream, LIMIT + Duration::from_secs(20)).await;
+    let took = since.elapsed();
     assert!(
-        since.elapsed() < LIMIT + Duration::from_millis(500),
-        "{:?}",
-        since.elapsed()
+        took < LIMIT + Duration::from_millis(500) + stalls.since(unbound),
+        "{took:?}"
     );
     assert_eq!(
         (ended.code(), reason(&ended).as_str()),
@@ -198,7 +199,7 @@ async fn a_stream_ends_soon_after_its_right_and_goes_on_where_it_was_with_a_new_
         .await
         .unwrap();
     // The API server itself remembers a good token for ten seconds.
-    let ended = end(&mut stream, LIMIT + Duration::from_secs(15)).await;
+    let ended = end(&mut stream, LIMIT + Duration::from_secs(26)).await;
     assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
     assert!(resume_token(&ended).is_some());
 }
@@ -261,16 +262,16 @@ async fn a_stream_ends_when_its_token_does() {
     let cluster = Cluster::start().await;
     let collector = cluster.collector(&[]).await;
     let mut observer = cluster.observer(&collector).await;
-    let token = short_token(&cluster, 5).await;
+    let token = short_token(&cluster, 15).await;
     let since = Instant::now();
     let mut stream = observer
         .observe(with(&token, follow(&["shop"])))
         .await
         .unwrap()
         .into_inner();
-    let ended = end(&mut stream, Duration::from_secs(10)).await;
+    let ended = end(&mut stream, Duration::from_secs(60)).await;
     assert!(
-        since.elapsed() > Duration::from_secs(3),
+        since.elapsed() > Duration::from_secs(13),
         "{:?}",
         since.elapsed()
     );

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use ebpf_hello_proto::v1::{
     self, observe_response::Message, observer_service_client::ObserverServiceClient,
-    publish_request,
+    publish_request, publish_response::Message as Answer,
 };
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+};
 use tonic::{Code, transport::Channel};
 
 use super::fixture::{Cluster, Collector, HOME, batch, follow, pod, publish, publish_batch, with};
@@ -266,9 +269,15 @@ async fn a_tenant_learns_nothing_of_another_by_any_way() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    let reading =
-        tokio::spawn(async move { while let Ok(Some(_)) = publishing.answers.message().await {} });
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (stored, mut told) = watch::channel(0);
+    let reading = tokio::spawn(async move {
+        while let Ok(Some(answer)) = publishing.answers.message().await {
+            if let Some(Answer::Acknowledgement(last)) = answer.message {
+                stored.send_replace(last.number);
+            }
+        }
+    });
+    told.wait_for(|last| *last >= 30).await.unwrap();
 
     // Who may see everything sees all of it: otherwise nothing below would prove anything.
     let mut everything = String::new();

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, product};
+use ebpf_hello_e2e::{ApiServer, PATIENCE, Process, eventually, free_address, product};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::PostParams};
 use serde_json::json;
@@ -249,11 +249,4 @@ fn through(kubeconfig: &Path, server: &str, proxy: &str) {
     let text = fs::read_to_string(kubeconfig).unwrap();
     assert!(text.contains(server), "{text}");
     fs::write(kubeconfig, text.replace(server, proxy)).unwrap();
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
