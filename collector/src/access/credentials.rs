@@ -7,7 +7,7 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{Failures, ReaderCredential, ReaderVerifier, Refused};
+use super::{Failures, ReaderCredential, ReaderVerifier, Refused, failures::Proven};
 use crate::{
     caller::{Authenticate, Caller, Certified, Peer, Publisher},
     refusal,
@@ -18,6 +18,7 @@ use crate::{
 pub struct Credentials {
     readers: Option<Arc<dyn ReaderVerifier>>,
     failures: Failures,
+    proven: Proven,
     /// Without TLS no node can prove who it is: anybody may publish, because the operator said so.
     plain: bool,
 }
@@ -31,6 +32,7 @@ impl Credentials {
         Credentials {
             readers,
             failures: Failures::default(),
+            proven: Proven::default(),
             plain: false,
         }
     }
@@ -41,6 +43,7 @@ impl Credentials {
         Credentials {
             readers: Some(readers),
             failures: Failures::default(),
+            proven: Proven::default(),
             plain: true,
         }
     }
@@ -70,7 +73,15 @@ impl Credentials {
                 }
             },
         };
-        if let Some(wait) = self.failures.wait(Some(address.ip())) {
+        let address = address.ip();
+        let token = match credential {
+            ReaderCredential::Token(token) => Some(token),
+            // Its key was shown: nothing to guess.
+            ReaderCredential::Certificate(_) => None,
+        };
+        if let Some(wait) = self.failures.wait(Some(address))
+            && token.is_some_and(|token| !self.proven.has(address, token))
+        {
             return Err(too_often(wait));
         }
         let Some(readers) = &self.readers else {
@@ -79,14 +90,22 @@ impl Credentials {
             ));
         };
         match readers.verify(credential).await {
-            Ok((name, reads)) => Ok(Caller {
-                name: Some(name),
-                reads,
-                publishes: None,
-            }),
+            Ok((name, reads)) => {
+                if let Some(token) = token {
+                    self.proven.add(address, token);
+                }
+                Ok(Caller {
+                    name: Some(name),
+                    reads,
+                    publishes: None,
+                })
+            }
             Err(refused) => {
                 if !matches!(refused, Refused::Unavailable(_)) {
-                    self.failures.add(Some(address.ip()));
+                    self.failures.add(Some(address));
+                    if let Some(token) = token {
+                        self.proven.remove(address, token);
+                    }
                 }
                 Err(refuse(credential, &refused))
             }

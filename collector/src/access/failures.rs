@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::door::network;
+use super::{door::network, secrets::Hash};
 
 /// Failures an address may have in [`WINDOW`].
 const ALLOWED: u32 = 10;
@@ -18,10 +19,19 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are remembered; further ones share a count.
 const MAX_ADDRESSES: usize = 4096;
 
+/// Tokens that are remembered as good; past it the one unheard of for the longest goes.
+const MAX_PROVEN: usize = 4096;
+
 /// Credentials that were not good, by address. An address with too many is not listened to for a while: tokens
 /// cannot be guessed in number, and whoever has to be asked about them is not flooded.
 #[derive(Debug, Default)]
 pub struct Failures(Mutex<HashMap<Option<IpAddr>, Count>>);
+
+/// Tokens that were good when they were last looked at, each with the address it came from: many readers come from one
+/// address, by `kubectl port-forward` from loopback, and what is not good of one must not keep the others out. It is
+/// looked at all the same.
+#[derive(Default)]
+pub(super) struct Proven(Mutex<HashMap<(IpAddr, Hash), Instant>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
@@ -68,6 +78,47 @@ impl Failures {
     }
 }
 
+// === impl Proven ===
+
+impl Proven {
+    /// Whether a token was good when it last came from this address.
+    pub(super) fn has(&self, address: IpAddr, token: &str) -> bool {
+        self.lock().contains_key(&key(address, token))
+    }
+
+    /// It is good.
+    pub(super) fn add(&self, address: IpAddr, token: &str) {
+        let key = key(address, token);
+        let mut proven = self.lock();
+        if proven.len() >= MAX_PROVEN && !proven.contains_key(&key) {
+            let oldest = proven.iter().min_by_key(|(_, heard)| **heard);
+            let oldest = oldest.map(|(key, _)| *key);
+            oldest.and_then(|oldest| proven.remove(&oldest));
+        }
+        proven.insert(key, Instant::now());
+    }
+
+    /// It is not good any more.
+    pub(super) fn remove(&self, address: IpAddr, token: &str) {
+        self.lock().remove(&key(address, token));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(IpAddr, Hash), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(address: IpAddr, token: &str) -> (IpAddr, Hash) {
+    (network(address), Hash::of(token))
+}
+
+/// Without the hashes.
+impl fmt::Debug for Proven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proven").finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +149,20 @@ mod tests {
         assert!(failures.0.lock().unwrap().len() <= MAX_ADDRESSES + 1);
         assert!(failures.wait(address(3 * MAX_ADDRESSES as u32)).is_some());
         assert!(failures.wait(address(0)).is_none());
+    }
+    #[test]
+    fn tokens_that_were_good_are_bounded_and_the_oldest_goes() {
+        let proven = Proven::default();
+        let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        proven.add(one, "first");
+        assert!(proven.has(one, "first"));
+        assert!(!proven.has(two, "first"), "it came from another address");
+        for index in 0..MAX_PROVEN {
+            proven.add(one, &format!("token {index}"));
+        }
+        assert!(!proven.has(one, "first"));
+        assert_eq!(proven.lock().len(), MAX_PROVEN);
+        proven.remove(one, "token 1");
+        assert!(!proven.has(one, "token 1") && proven.has(one, "token 2"));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, HeaderValue, Message};
 use ebpf_hello_proto::v1;
 use futures::StreamExt as _;
 use prost::Message as _;
@@ -85,26 +85,29 @@ impl Share {
                     Some(message) if *message.payload == *self.own.as_bytes() => {}
                     Some(_) => {
                         for node in self.fleet.own_nodes() {
-                            self.say(&node).await?;
+                            self.say(&node).await;
                         }
                     }
                     None => return Ok(()),
                 },
-                Some(node) = news.recv() => self.say(&node).await?,
+                Some(node) = news.recv() => self.say(&node).await,
             }
         }
     }
 
-    async fn say(&self, node: &str) -> Result<(), async_nats::Error> {
+    /// Tells the others of a node. That it cannot be done for one keeps them from hearing of no other: a connection
+    /// that has ended shows where they are listened to.
+    async fn say(&self, node: &str) {
+        if let Err(error) = self.publish(node).await {
+            tracing::warn!(node, %error, "what an agent says is not shared with other collectors");
+        }
+    }
+
+    async fn publish(&self, node: &str) -> Result<(), async_nats::Error> {
         let Some(said) = self.fleet.said(node) else {
             return Ok(());
         };
-        let mut headers = HeaderMap::new();
-        headers.insert("from", self.own.as_str());
-        headers.insert("stream", if said.has_stream { "1" } else { "0" });
-        headers.insert("node", said.hello.node.as_str());
-        headers.insert("epoch", said.hello.epoch.to_string().as_str());
-        headers.insert("version", said.hello.version.as_str());
+        let headers = headers(&self.own, &said)?;
         let report = said.report.encode_to_vec();
         self.client
             .publish_with_headers(SAID, headers, report.into())
@@ -138,6 +141,41 @@ impl Share {
                 },
             ),
             _ => tracing::debug!(from, "a message that cannot be read"),
+        }
+    }
+}
+
+/// What is said besides the report. Parsed: of text with a line feed the client makes a panic, else an error.
+fn headers(own: &str, said: &Said) -> Result<HeaderMap, async_nats::Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert("from", own.parse::<HeaderValue>()?);
+    headers.insert("stream", if said.has_stream { "1" } else { "0" });
+    headers.insert("node", said.hello.node.parse::<HeaderValue>()?);
+    headers.insert("epoch", HeaderValue::from(said.hello.epoch));
+    headers.insert("version", said.hello.version.parse::<HeaderValue>()?);
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_header_is_an_error_and_ends_nothing() {
+        let said = |node: &str, version: &str| Said {
+            has_stream: true,
+            hello: v1::AgentHello {
+                node: node.into(),
+                epoch: u64::MAX,
+                version: version.into(),
+            },
+            report: Arc::default(),
+        };
+        let good = headers("own", &said("n1", "0.1.0")).unwrap();
+        let epoch = good.get("epoch").map(HeaderValue::as_str);
+        assert_eq!(epoch, Some(u64::MAX.to_string().as_str()));
+        for (node, version) in [("n1", "0.1\n0"), ("n1", "0.1\r"), ("n\n1", "0.1.0")] {
+            assert!(headers("own", &said(node, version)).is_err(), "{version:?}");
         }
     }
 }

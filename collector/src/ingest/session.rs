@@ -32,6 +32,8 @@ const BATCHES_PER_ACKNOWLEDGEMENT: u32 = 16;
 const ANSWERS: usize = 16;
 /// Longest name of a node: a DNS name.
 const MAX_NODE_BYTES: usize = 253;
+/// Longest version of an agent: semantic, with what a build may add to it.
+const MAX_VERSION_BYTES: usize = 64;
 
 type Answers = mpsc::Sender<Result<v1::PublishResponse, Status>>;
 
@@ -136,6 +138,14 @@ fn check_hello(publisher: &Publisher, hello: &v1::AgentHello) -> Result<(), Stat
     if node.is_empty() || node.len() > MAX_NODE_BYTES || node.chars().any(char::is_control) {
         let expected = format!("expected the node's name, at most {MAX_NODE_BYTES} bytes");
         return Err(Invalid::new("hello.node", expected).into());
+    }
+    let version = &hello.version;
+    // It goes into logs, tables and headers as it is.
+    if version.len() > MAX_VERSION_BYTES || version.chars().any(char::is_control) {
+        let expected = format!(
+            "expected the agent's version, at most {MAX_VERSION_BYTES} bytes without control characters"
+        );
+        return Err(Invalid::new("hello.version", expected).into());
     }
     if hello.epoch == 0 {
         return Err(Invalid::new("hello.epoch", "0: expected 1 or more").into());

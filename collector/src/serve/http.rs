@@ -1,12 +1,16 @@
 //! What is where on the port: gRPC and gRPC-web, health, reflection, and `GET /v1/events`.
 //!
 //! `/v1/events` is Observe for `curl`: the same selection as query parameters, named as the fields are and
-//! repeated for lists, each event a line of JSON.
+//! repeated for lists, each event a line of JSON, and an empty line where none came for a while.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use axum::{
-    Router,
+    BoxError, Router,
     body::Body,
     extract::{RawQuery, Request, State},
     http::{HeaderValue, StatusCode, header},
@@ -44,6 +48,9 @@ pub const MAX_QUERY_BYTES: usize = 16 << 10;
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// What a batch's message has besides the batch.
 const MESSAGE_BYTES: usize = 1 << 10;
+/// Most bytes of a request of nobody: to enrol, which takes a token and a certificate request of 8 KiB each at most, to
+/// ask for health or the schema. It is taken in whole before anybody looks at the token, so it has to be small.
+const MAX_NOBODYS_BYTES: usize = 32 << 10;
 
 /// Everything on the port, for callers that `authenticate` knows.
 pub(super) async fn router(
@@ -118,20 +125,69 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     )
 }
 
-/// Says who asks, on gRPC.
+/// Says who asks, on gRPC, and lets in no more of the request than they may send.
 async fn grpc_caller(
     State(authenticate): State<Arc<dyn Authenticate>>,
     request: Request,
     next: Next,
 ) -> Response {
     // Probes show no credentials, and learn nothing.
-    if request.uri().path().starts_with("/grpc.health.v1.Health/") {
-        return next.run(request).await;
-    }
-    match with_caller(authenticate.as_ref(), request).await {
+    let request = if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+        Ok(request)
+    } else {
+        with_caller(authenticate.as_ref(), request).await
+    };
+    match request.and_then(bounded) {
         Ok(request) => next.run(request).await,
         Err(status) => status.into_http(),
     }
+}
+
+/// A request with as much of its body as its caller may send. What a service bounds is a message, and that only once
+/// it is decompressed, for all its methods alike: only who may publish has use for that much, and for compression.
+///
+/// # Errors
+/// It is compressed, and its caller may not publish. That a body is too large shows as it is read: RESOURCE_EXHAUSTED.
+fn bounded(request: Request) -> Result<Request, Status> {
+    let nobody = Caller::default();
+    let caller = request.extensions().get::<Caller>().unwrap_or(&nobody);
+    if caller.publishes.is_some() {
+        return Ok(request);
+    }
+    let mut encodings = request.headers().get_all("grpc-encoding").iter();
+    if let Some(other) = encodings.find(|encoding| *encoding != "identity") {
+        let what = format!(
+            "compressed messages (grpc-encoding: {other:?}) are taken only of nodes that show their certificate: show it, \
+             or send them uncompressed"
+        );
+        return Err(match caller.name {
+            None => refusal::unauthenticated(what),
+            Some(_) => refusal::denied(what),
+        });
+    }
+    let limit = match caller.name {
+        None => MAX_NOBODYS_BYTES,
+        Some(_) => MAX_REQUEST_BYTES,
+    };
+    Ok(request.map(|body| at_most(limit, body)))
+}
+
+/// A body that ends with a status where it is longer.
+fn at_most(limit: usize, body: Body) -> Body {
+    let mut left = limit;
+    Body::from_stream(body.into_data_stream().map(move |data| {
+        let data = data?;
+        left = left.checked_sub(data.len()).ok_or_else(|| {
+            refusal::because(
+                Code::ResourceExhausted,
+                "MESSAGE_TOO_LARGE",
+                format!(
+                    "the request is longer than {limit} bytes, which is the limit for this caller"
+                ),
+            )
+        })?;
+        Ok::<_, BoxError>(data)
+    }))
 }
 
 /// Says who asks, on plain HTTP.
@@ -179,8 +235,21 @@ async fn events(
         Ok(stream) => stream,
         Err(status) => return refused(&status),
     };
+    // A connection that carries nothing is taken for dead. What only says that the answer is complete is left out, so
+    // that an answer that comes at once has nothing but events.
+    let quiet = observer.0.options.heartbeat / 2;
+    let mut spoke = Instant::now();
     // A stream that fails ends the connection: the reader sees that it is cut, not complete.
-    let lines = stream.map(|message| message.map_err(io::Error::other).and_then(lines));
+    let lines = stream.map(move |message| {
+        let mut lines = lines(message.map_err(io::Error::other)?)?;
+        if lines.is_empty() && spoke.elapsed() >= quiet {
+            lines = Bytes::from_static(b"\n");
+        }
+        if !lines.is_empty() {
+            spoke = Instant::now();
+        }
+        Ok::<_, io::Error>(lines)
+    });
     let mut response = Body::from_stream(lines).into_response();
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

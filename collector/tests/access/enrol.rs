@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
-use ebpf_hello_proto::v1::EnrollRequest;
+use ebpf_hello_proto::v1::{EnrollRequest, collector_service_client::CollectorServiceClient};
 use rcgen::{CertificateParams, KeyPair};
-use tonic::Code;
+use tonic::{Code, Request, codec::CompressionEncoding};
 use tonic_types::StatusExt as _;
 
-use super::fixture::{TOKEN, TOKEN_N1, enrolled, start};
+use super::fixture::{Client, READER, TOKEN, TOKEN_N1, enrolled, start};
 
 fn request() -> Vec<u8> {
     CertificateParams::default()
@@ -73,7 +73,7 @@ async fn tokens_that_are_not_good_are_refused_with_a_reason() {
         ("n1", "", Code::Unauthenticated, "NO_CREDENTIALS"),
         (
             "n1",
-            &"x".repeat(100_000),
+            &"x".repeat(20_000),
             Code::Unauthenticated,
             "UNKNOWN_CREDENTIALS",
         ),
@@ -113,7 +113,7 @@ async fn requests_that_are_none_name_their_field() {
         ("n1\n", request(), "node"),
         ("n1", Vec::new(), "certificate_request"),
         ("n1", vec![0x30; 100], "certificate_request"),
-        ("n1", vec![0x30; 100_000], "certificate_request"),
+        ("n1", vec![0x30; 20_000], "certificate_request"),
         ("n1", forged, "certificate_request"),
     ] {
         let request = EnrollRequest {
@@ -195,4 +195,55 @@ async fn who_guesses_has_to_wait_and_who_has_a_certificate_does_not() {
     assert!(wait.as_secs() <= 60 && !wait.is_zero());
     let (renewed, _) = server.enrol(&node, "n1", "").await;
     renewed.unwrap();
+}
+
+/// Anybody may ask to be enrolled, and the request is read before anybody knows who asks.
+#[tokio::test]
+async fn nobody_makes_the_server_hold_much() {
+    let server = start().await;
+    let reason = |status: &tonic::Status| {
+        let details = status.get_error_details();
+        details.error_info().unwrap().reason.clone()
+    };
+    let ask = |token: usize, certificate_request: usize| EnrollRequest {
+        node: "n1".into(),
+        token: "x".repeat(token),
+        certificate_request: vec![0; certificate_request],
+    };
+    let compressing = async |client: &Client| {
+        let channel = server.channel(client).await.unwrap();
+        CollectorServiceClient::new(channel).send_compressed(CompressionEncoding::Zstd)
+    };
+    let stranger = server.stranger();
+    // 300 bytes or so, that become 3 MiB.
+    let bomb = ask(3 << 20, 0);
+    let refused = compressing(&stranger).await.enroll(bomb.clone()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert_eq!(reason(&refused), "NO_CREDENTIALS", "{refused}");
+    assert!(refused.message().contains("grpc-encoding"), "{refused}");
+    let mut of_a_reader = Request::new(bomb);
+    let token = format!("Bearer {READER}").parse().unwrap();
+    of_a_reader.metadata_mut().insert("authorization", token);
+    let refused = compressing(&stranger).await.enroll(of_a_reader).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("grpc-encoding"), "{refused}");
+
+    let refused = server.send_enrol(&stranger, ask(40 << 10, 0)).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(reason(&refused), "MESSAGE_TOO_LARGE", "{refused}");
+    assert!(refused.message().contains("32768 bytes"), "{refused}");
+    // The largest that can be meant is read.
+    let refused = server.send_enrol(&stranger, ask(8 << 10, 8 << 10)).await;
+    assert_eq!(reason(&refused.unwrap_err()), "UNKNOWN_CREDENTIALS");
+    let node = server.node("n1").await;
+    let renewal = EnrollRequest {
+        node: "n1".into(),
+        token: String::new(),
+        certificate_request: request(),
+    };
+    let renewed = compressing(&node).await.enroll(renewal).await;
+    renewed.expect("a node may compress");
 }

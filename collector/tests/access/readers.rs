@@ -66,3 +66,34 @@ async fn what_cannot_be_listened_on_is_named() {
             && refused.to_string().contains(&address.to_string())
     );
 }
+
+/// By `kubectl port-forward` all come from loopback.
+#[tokio::test]
+async fn whoever_was_known_does_not_wait_for_what_is_not_good_of_others() {
+    let server = start().await;
+    let stranger = server.stranger();
+    server.observe(&stranger, READER).await.unwrap();
+    let mut refused = None;
+    for _ in 0..20 {
+        refused = server.observe(&stranger, "reader-of-the-moon").await.err();
+    }
+    let refused = refused.unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    server.observe(&stranger, READER).await.unwrap();
+    // One that was not there before has to wait, good or not.
+    let refused = server
+        .observe(&stranger, "reader-of-the-shop")
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+
+    // And what is no longer good is looked at once more, not for ever.
+    std::fs::write(server.path("readers"), "reader-of-tomorrow,*\n").unwrap();
+    let refused = until("the file to be read", async || {
+        server.observe(&stranger, READER).await.err()
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let refused = server.observe(&stranger, READER).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+}
