@@ -80,7 +80,9 @@ pub(crate) async fn follow(
 
 async fn read(attribution: &Attribution, log: &dyn Log) -> Result<(), crate::log::LogError> {
     let range = log.range().await?;
-    let start = range.end.saturating_sub(BACK).max(range.oldest);
+    // Before a hole that a crash made, not in it.
+    let end = log.end_before(range.end).await?;
+    let start = end.saturating_sub(BACK).max(range.oldest);
     let mut reader = log.reader(start).await?;
     loop {
         match reader.next().await? {

@@ -60,6 +60,11 @@ impl AtScrape for CollectorMetrics {
                 accounts.refusals(),
             ),
             (
+                "ebpf_hello_collector_batch_gaps",
+                "Batches that are missing in the numbers of a node's agent",
+                accounts.gaps(),
+            ),
+            (
                 "ebpf_hello_subscriber_events_sent",
                 "Events written to streams",
                 ledger.sent,

@@ -46,6 +46,7 @@ pub struct Fleet {
 struct Member {
     hello: v1::AgentHello,
     report: Arc<v1::NodeReport>,
+    /// For who asks.
     last_seen: SystemTime,
     /// The same by a clock that nobody sets.
     heard: Instant,
@@ -119,10 +120,17 @@ impl Fleet {
         agents.collect()
     }
 
-    /// Nodes that publish now.
+    /// Nodes that publish here now.
     #[must_use]
     pub fn connected(&self) -> u64 {
         self.connected.load(Relaxed)
+    }
+
+    /// Nodes that publish now, here or to another collector: at least as many as any of them has.
+    #[must_use]
+    pub fn publishing(&self) -> u64 {
+        let nodes = self.lock();
+        nodes.values().filter(|member| member.has_stream()).count() as u64
     }
 
     /// Registers a node's stream; an older one of the same node is told to end.
@@ -132,8 +140,7 @@ impl Fleet {
         let (end, superseded) = watch::channel(false);
         let node = hello.node.clone();
         let mut nodes = self.lock();
-        let now = SystemTime::now();
-        self.forget(&mut nodes, now);
+        self.forget(&mut nodes);
         let report = nodes
             .get(&node)
             .map_or_else(Arc::default, |member| member.report.clone());
@@ -142,7 +149,7 @@ impl Fleet {
             Member {
                 hello,
                 report,
-                last_seen: now,
+                last_seen: SystemTime::now(),
                 heard: Instant::now(),
                 session: Some((id, end)),
                 peer: None,
@@ -167,8 +174,7 @@ impl Fleet {
     /// Another collector says something of a node. What our own stream says goes before.
     fn hear_of(&self, peer: &str, said: Said) {
         let mut nodes = self.lock();
-        let now = SystemTime::now();
-        self.forget(&mut nodes, now);
+        self.forget(&mut nodes);
         let known = nodes.get_mut(&said.hello.node);
         let changed = match known {
             Some(known)
@@ -201,7 +207,7 @@ impl Fleet {
                 let member = Member {
                     peer: said.has_stream.then(|| peer.to_owned()),
                     report: said.report,
-                    last_seen: now,
+                    last_seen: SystemTime::now(),
                     heard: Instant::now(),
                     session: None,
                     hello: said.hello,
@@ -246,18 +252,15 @@ impl Fleet {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget(&self, nodes: &mut BTreeMap<String, Member>, now: SystemTime) {
+    fn forget(&self, nodes: &mut BTreeMap<String, Member>) {
         nodes.retain(|_, member| {
-            member.session.is_some()
-                || now
-                    .duration_since(member.last_seen)
-                    .is_ok_and(|gone| gone <= self.retention)
+            member.session.is_some() || member.heard.elapsed() <= self.retention
         });
         if nodes.len() >= MAX_NODES {
             let oldest = nodes
                 .iter()
                 .filter(|(_, member)| member.session.is_none())
-                .min_by_key(|(_, member)| member.last_seen)
+                .min_by_key(|(_, member)| member.heard)
                 .map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
                 nodes.remove(&oldest);
@@ -268,7 +271,7 @@ impl Fleet {
     /// A consistent copy, in the order of names: cheap, for reports are shared.
     fn members(&self) -> Vec<(String, Member)> {
         let mut nodes = self.lock();
-        self.forget(&mut nodes, SystemTime::now());
+        self.forget(&mut nodes);
         nodes
             .iter()
             .map(|(name, member)| (name.clone(), member.clone()))

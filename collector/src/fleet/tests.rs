@@ -219,3 +219,46 @@ fn a_node_unheard_of_for_longer_than_the_store_keeps_is_forgotten() {
         .nodes;
     assert!(nodes.is_empty());
 }
+
+fn said(node: usize, has_stream: bool) -> Said {
+    Said {
+        has_stream,
+        hello: v1::AgentHello {
+            node: format!("n{node}"),
+            epoch: 1,
+            ..v1::AgentHello::default()
+        },
+        report: Arc::default(),
+    }
+}
+
+#[test]
+fn nodes_of_other_collectors_publish_too() {
+    let fleet = Arc::new(Fleet::new(Duration::from_secs(3600)));
+    let ours = fleet.connect(said(0, true).hello);
+    for node in 1..=1000 {
+        fleet.hear_of("another", said(node, true));
+    }
+    assert_eq!((fleet.connected(), fleet.publishing()), (1, 1001));
+    fleet.hear_of("another", said(1, false));
+    assert_eq!(fleet.publishing(), 1000);
+    // It is the other's and, for a while, ours.
+    fleet.hear_of("another", said(0, true));
+    assert_eq!((fleet.connected(), fleet.publishing()), (1, 1000));
+    drop(ours);
+    assert_eq!((fleet.connected(), fleet.publishing()), (0, 999));
+}
+
+#[test]
+fn a_clock_that_is_set_makes_no_node_forgotten() {
+    let fleet = Arc::new(Fleet::new(Duration::from_secs(3600)));
+    fleet.hear_of("another", said(1, true));
+    drop(fleet.connect(said(2, true).hello));
+    let day = Duration::from_secs(24 * 3600);
+    for shift in [SystemTime::now() + day, SystemTime::now() - day] {
+        for member in fleet.lock().values_mut() {
+            member.last_seen = shift;
+        }
+        assert_eq!(fleet.agents().len(), 2, "{shift:?}");
+    }
+}

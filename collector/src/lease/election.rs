@@ -74,10 +74,14 @@ impl Election {
         }
     }
 
+    /// Whether a record names us.
+    pub(super) fn is_ours(&self, record: &LeaseSpec) -> bool {
+        record.holder_identity.as_deref() == Some(self.identity.as_str())
+    }
+
     /// The record with which we take or renew the lease.
     pub(super) fn claim(&self, before: Option<&LeaseSpec>, wall: Timestamp) -> LeaseSpec {
-        let renewed = before
-            .filter(|record| record.holder_identity.as_deref() == Some(self.identity.as_str()));
+        let renewed = before.filter(|record| self.is_ours(record));
         let transitions = before.and_then(|record| record.lease_transitions);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -36,6 +33,8 @@ pub(super) struct Keeper {
     election: Election,
     /// The object as we last wrote it, while it is ours.
     held: Option<Lease>,
+    /// A claim was sent, and nothing told since whether it was written.
+    is_claiming: bool,
     term: watch::Sender<Option<Term>>,
     is_answered: Arc<AtomicBool>,
     /// The last failure was told.
@@ -56,6 +55,7 @@ impl Keeper {
             election: Election::new(options.identity.clone(), options.duration),
             options,
             held: None,
+            is_claiming: false,
             term,
             is_answered,
             failing: false,
@@ -64,7 +64,7 @@ impl Keeper {
 
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         loop {
-            // A request that is cut off leaves nothing that the next read would not find.
+            // A request that is cut off leaves nothing that the next read would not find; who gives back reads too.
             let pause = tokio::select! {
                 pause = self.round() => pause,
                 _ = stopped.wait_for(|stop| *stop) => break,
@@ -130,6 +130,7 @@ impl Keeper {
             .judge(&record.unwrap_or_default(), Instant::now());
         match verdict {
             Verdict::Taken(until) => {
+                self.is_claiming = false;
                 if self.term.borrow().is_some() {
                     self.lose("another took it");
                 }
@@ -153,6 +154,7 @@ impl Keeper {
         let name = &self.options.name;
         let parameters = PostParams::default();
         let asked = Instant::now();
+        self.is_claiming = true;
         let written = match found {
             Some(found) => {
                 let lease = Lease { spec, ..found };
@@ -167,6 +169,7 @@ impl Keeper {
                 answer(self.leases.create(&parameters, &lease)).await?
             }
         };
+        self.is_claiming = false;
         self.held = Some(written);
         let until = asked + self.election.right();
         // One that ended while we asked was another term: what it knew may be old.
@@ -187,19 +190,45 @@ impl Keeper {
 
     async fn give_back(&mut self) {
         self.term.send_replace(None);
-        let Some(held) = self.held.take() else { return };
-        let spec: LeaseSpec = self
-            .election
-            .farewell(&held.spec.clone().unwrap_or_default(), Timestamp::now());
-        let lease = Lease {
-            spec: Some(spec),
-            ..held
-        };
-        let name = &self.options.name;
-        match answer(self.leases.replace(name, &PostParams::default(), &lease)).await {
-            Ok(_) => tracing::info!(lease = name, "given back"),
+        let name = self.options.name.clone();
+        match self.try_give_back().await {
+            Ok(true) => tracing::info!(lease = name, "given back"),
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(lease = name, error = chain(&error), "not given back");
+            }
+        }
+    }
+
+    /// Whether it was ours.
+    async fn try_give_back(&mut self) -> Result<bool, Error> {
+        let name = &self.options.name;
+        let mut held = self.held.take();
+        if held.is_none() && !self.is_claiming {
+            return Ok(false);
+        }
+        loop {
+            let lease = match held.take() {
+                Some(held) => held,
+                // A claim that was cut off may have been written, then and until now.
+                None => match answer(self.leases.get_opt(name)).await? {
+                    Some(found) => found,
+                    None => return Ok(false),
+                },
+            };
+            let record = lease.spec.as_ref();
+            let Some(record) = record.filter(|record| self.election.is_ours(record)) else {
+                return Ok(false);
+            };
+            let lease = Lease {
+                spec: Some(self.election.farewell(record, Timestamp::now())),
+                ..lease
+            };
+            match answer(self.leases.replace(name, &PostParams::default(), &lease)).await {
+                Ok(_) => return Ok(true),
+                // Our own claim, which was under way: look. Whoever releases waits only so long.
+                Err(Error::Refused(kube::Error::Api(status))) if status.code == 409 => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -229,3 +258,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -153,8 +153,15 @@ impl Reader for MemoryReader {
                     events: Some(oldest - from),
                 }
             }
-            Found::End => Next::End,
+            Found::End(position) => {
+                self.position = position;
+                Next::End
+            }
         })
+    }
+
+    fn position(&self) -> u64 {
+        self.position
     }
 
     async fn wait(&mut self) {

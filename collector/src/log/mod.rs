@@ -48,7 +48,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Entry {
     /// Its position: from 1, growing. It has gaps: where the log counts its own (memory and store), the next
-    /// entry's position is this one's plus its events.
+    /// entry's position is this one's plus its events, and may be later still where entries may have been lost.
     pub position: u64,
     /// When it was stored.
     pub stored: SystemTime,
@@ -83,16 +83,17 @@ pub struct Range {
 pub enum Next {
     /// An entry.
     Entry(Arc<Entry>),
-    /// Entries that were between the reader's place and this position are gone: trimmed before they were read.
+    /// Entries that were between the reader's place and this position are gone: trimmed before they were read, or lost
+    /// with the power.
     Gone {
         /// Position of the first entry that is gone.
         from: u64,
-        /// Position the reader goes on at.
+        /// Position the reader goes on at; before `from` where a shared log was set back.
         to: u64,
         /// Events they held, where the log knows; also those that a `Place` within the first of them had read.
         events: Option<u64>,
     },
-    /// Nothing more for now: the reader is at the end.
+    /// Nothing more for now: the reader is at the end; of a shared log, as far as this process has received it.
     End,
 }
 
@@ -164,6 +165,14 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// The log cannot be read.
     async fn position_at(&self, time: SystemTime) -> Result<u64, LogError>;
 
+    /// Where the entries before a position end: that position, unless the log has left positions free before it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    async fn end_before(&self, position: u64) -> Result<u64, LogError> {
+        Ok(position)
+    }
+
     /// A reader that starts with the first entry at or after a position.
     ///
     /// # Errors
@@ -179,6 +188,9 @@ pub trait Reader: Send {
     /// # Errors
     /// The log cannot be read; the reader keeps its place and can be asked again.
     async fn next(&mut self) -> Result<Next, LogError>;
+
+    /// Where it goes on: everything before has been given, or is not in the log.
+    fn position(&self) -> u64;
 
     /// Returns when there may be something after the end. Cancel safe.
     async fn wait(&mut self);

@@ -35,8 +35,8 @@ pub(super) enum Found {
     Entry(Arc<Entry>),
     /// The tail begins after it, here.
     Before(u64),
-    /// Nothing yet.
-    End,
+    /// Nothing yet before this position.
+    End(u64),
 }
 
 // === impl Tail ===
@@ -92,11 +92,23 @@ impl Tail {
         self.extend([], end);
     }
 
+    /// Goes back to a position: what was from there on is no more. Readers that wait do not hear of it here.
+    pub(super) fn set_back(&self, end: u64) {
+        let mut state = self.write();
+        while state.entries.back().is_some_and(|e| e.position >= end) {
+            if let Some(entry) = state.entries.pop_back() {
+                state.bytes -= weight(&entry.batch);
+            }
+        }
+        state.end = end;
+        self.end.send_replace(end);
+    }
+
     /// What is at a position.
     pub(super) fn find(&self, position: u64) -> Found {
         let state = self.read();
         if position >= state.end {
-            return Found::End;
+            return Found::End(position);
         }
         let oldest = state.entries.front().map_or(state.end, |e| e.position);
         if position < oldest {
@@ -105,7 +117,7 @@ impl Tail {
         let index = state.entries.partition_point(|e| e.position < position);
         match state.entries.get(index) {
             Some(entry) => Found::Entry(entry.clone()),
-            None => Found::End,
+            None => Found::End(state.end),
         }
     }
 

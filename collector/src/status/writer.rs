@@ -149,7 +149,7 @@ impl Writer {
     }
 
     fn look_at_agents(&mut self, now: Instant) {
-        let wanted = report_interval(self.fleet.connected()) * REPORTS + DELAY;
+        let wanted = patience(self.fleet.publishing());
         let passed = now.saturating_duration_since(self.looked);
         self.silence = wanted.max(self.silence.saturating_sub(passed));
         self.looked = now;
@@ -261,6 +261,12 @@ impl Writer {
             Event::Delete(node) => self.board.remove_node(&node.name_any()),
         }
     }
+}
+
+/// How long an agent may be silent, of so many in the whole fleet: each collector tells its own agents an interval by
+/// how many those are, which is no longer than by how many there are.
+fn patience(agents: u64) -> Duration {
+    report_interval(agents) * REPORTS + DELAY
 }
 
 /// Writes one status, whole.

@@ -277,6 +277,71 @@ async fn goes_on_when_the_server_returns() {
     assert_eq!(log.last("n1").await.unwrap(), Some(key(1, 3)));
 }
 
+/// A server that lost what it had not yet synced: its files as they were before.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_hear_of_messages_that_the_server_has_lost() {
+    let (log, mut server) = empty().await;
+    for number in 1..=3 {
+        append(&*log, "n1", key(1, number), 2).await;
+    }
+    server.kill();
+    let store = server.directory.path().join("jetstream");
+    let kept = server.directory.path().join("kept");
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+        assert!(copied.unwrap().success());
+    };
+    copy(&store, &kept);
+    server.run().await;
+    let (mut reader, mut slow) = (log.reader(0).await.unwrap(), log.reader(0).await.unwrap());
+    let mut lost = 0;
+    for number in 4..=5 {
+        lost = append_when_it_is_back(&*log, number).await;
+    }
+    for number in 1..=5 {
+        assert_eq!(read_entry(&mut *reader).await.batch.number, number);
+    }
+    assert_eq!(read_entry(&mut *slow).await.batch.number, 1);
+
+    server.kill();
+    std::fs::remove_dir_all(&store).unwrap();
+    copy(&kept, &store);
+    server.run().await;
+    // Also who waits for more, before there is any.
+    let gone = read(&mut *reader).await;
+    assert!(
+        matches!(gone, Next::Gone { from, to, events: None } if from == lost + 1 && to == lost - 1),
+        "{gone:?}"
+    );
+    assert_eq!(log.last("n1").await.unwrap(), Some(key(1, 3)));
+    // An agent that had no acknowledgement of the fourth sends it again: it is no duplicate.
+    for number in [4, 6] {
+        append_when_it_is_back(&*log, number).await;
+        assert_eq!(read_entry(&mut *reader).await.batch.number, number);
+    }
+    for number in [2, 3, 4, 6] {
+        assert_eq!(read_entry(&mut *slow).await.batch.number, number);
+    }
+    let range = log.range().await.unwrap();
+    assert_eq!(range.end, lost + 1, "the positions are given again");
+}
+
+/// Appends a batch of n1 as soon as the server takes it, and says where.
+async fn append_when_it_is_back(log: &dyn Log, number: u64) -> u64 {
+    let start = Instant::now();
+    let key = key(1, number);
+    loop {
+        match log.append("n1", key, batch("n1", key, 2)).await {
+            Ok(Appended::Stored(position)) => return position,
+            other => assert!(
+                other.is_err() && start.elapsed() < Duration::from_secs(60),
+                "{number}: {other:?}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[test]
 fn a_kill_of_collector_and_server_loses_nothing_that_was_acknowledged() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -1,6 +1,7 @@
 //! What every log promises, on each kind of log.
 #![allow(clippy::unwrap_used)] // tests
 
+mod crash;
 mod killed;
 mod rates;
 mod store;

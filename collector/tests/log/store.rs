@@ -13,6 +13,7 @@ use ebpf_hello_collector::{
 use tempfile::TempDir;
 
 use crate::{
+    crash::crash,
     killed, rates,
     suite::{self, append, key, read_entry},
 };
@@ -126,6 +127,85 @@ fn a_kill_loses_nothing_that_was_acknowledged() {
 async fn appender() {
     let directory = std::env::var("LOG_TEST_PLACE").unwrap();
     killed::append_for_ever(open(Path::new(&directory)).await).await;
+}
+
+/// A store of five batches of two events that the machine took down, and the position after them.
+async fn cut_off() -> (StoreOptions, u64, TempDir) {
+    let (log, directory) = empty().await;
+    for number in 1..=5 {
+        append(&*log, "n1", key(1, number), 2).await;
+    }
+    let end = log.range().await.unwrap().end;
+    let (options, left) = crash(directory.path());
+    (options, end, left)
+}
+
+#[tokio::test]
+async fn after_a_crash_of_the_machine_no_position_is_given_again() {
+    for tail in [1 << 20, 1] {
+        let (mut options, lost, _left) = cut_off().await;
+        options.tail = tail;
+        let store = Store::open(options.clone()).await.unwrap();
+        let goes_on = store.range().await.unwrap().end;
+        assert!(goes_on - lost > 1 << 39, "{lost} to {goes_on}");
+        let is_hole = |next: &Next, at: u64| match next {
+            Next::Gone { from, to, events } => (*from, *to, *events) == (at, goes_on, None),
+            _ => false,
+        };
+        // Whatever was read before: exactly what is kept, and some of what is lost.
+        for at in [lost, lost + 2] {
+            let mut reader = store.reader(at).await.unwrap();
+            let next = reader.next().await.unwrap();
+            assert!(is_hole(&next, at), "{next:?}");
+            assert!(matches!(reader.next().await.unwrap(), Next::End));
+        }
+        for number in [6, 7] {
+            append(&store, "n1", key(1, number), 2).await;
+        }
+        let mut reader = store.reader(0).await.unwrap();
+        for number in 1..=5 {
+            assert_eq!(read_entry(&mut *reader).await.batch.number, number);
+        }
+        let next = reader.next().await.unwrap();
+        assert!(is_hole(&next, lost), "{next:?}");
+        let sixth = read_entry(&mut *reader).await;
+        assert_eq!((sixth.batch.number, sixth.position), (6, goes_on));
+        assert_eq!(read_entry(&mut *reader).await.batch.number, 7);
+        assert!(matches!(reader.next().await.unwrap(), Next::End));
+        let mut reader = store.reader(lost + 2).await.unwrap();
+        assert!(is_hole(&reader.next().await.unwrap(), lost + 2));
+        assert_eq!(read_entry(&mut *reader).await.batch.number, 6);
+
+        assert_eq!(store.position_at(sixth.stored).await.unwrap(), goes_on);
+        assert_eq!(store.end_before(goes_on).await.unwrap(), lost);
+        assert_eq!(store.end_before(goes_on + 2).await.unwrap(), goes_on + 2);
+        let end = store.range().await.unwrap().end;
+        drop((reader, store));
+        options.boot_id = "one after it was closed".into();
+        let store = Store::open(options).await.unwrap();
+        assert_eq!(append(&store, "n1", key(1, 8), 1).await, end);
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_skipped_once_however_often_it_is_opened() {
+    let (mut options, _, _left) = cut_off().await;
+    let mut ends = Vec::new();
+    for boot in ["a", "b", "c"] {
+        options.boot_id = boot.into();
+        let store = Store::open(options.clone()).await.unwrap();
+        ends.push(store.range().await.unwrap().end);
+    }
+    assert_eq!(ends, [ends[0]; 3]);
+}
+
+#[tokio::test]
+async fn a_store_that_was_cut_off_within_one_boot_goes_on_without_a_hole() {
+    let (mut options, end, left) = cut_off().await;
+    options.boot_id = StoreOptions::new(left.path()).boot_id;
+    assert!(options.boot_id.len() >= 32, "the kernel names it");
+    let store = Store::open(options).await.unwrap();
+    assert_eq!(append(&store, "n1", key(1, 6), 1).await, end);
 }
 
 #[tokio::test]

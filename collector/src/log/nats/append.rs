@@ -131,6 +131,12 @@ impl Turns {
         ))
     }
 
+    /// Forgets what was seen: the stream has lost some of it.
+    pub(super) fn forget(&self) {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.clear();
+    }
+
     fn turn(&self, node: &str) -> Arc<Turn> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(node) {

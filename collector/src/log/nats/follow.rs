@@ -48,6 +48,21 @@ pub(super) async fn follow(shared: Arc<Shared>, mut next: u64, connected: Arc<No
 /// missing heartbeats would tell that only later.
 async fn consume(shared: &Shared, next: &mut u64, connected: &Notify) -> Result<(), LogError> {
     let following = |error: &dyn std::fmt::Display| failed("following the stream", error);
+    let info = shared.stream.get_info().await;
+    let end = info.map_err(|error| following(&error))?.state.last_sequence + 1;
+    if end < *next {
+        tracing::error!(
+            from = end,
+            to = *next,
+            "the NATS server has lost its newest messages: events that were acknowledged are gone, and resume tokens \
+             of them are not valid"
+        );
+        *next = end;
+        shared.tail.set_back(end);
+        shared.counts.set_back(end);
+        shared.turns.forget();
+        shared.set_back.send_replace(end);
+    }
     let config = OrderedConfig {
         deliver_policy: DeliverPolicy::ByStartSequence {
             start_sequence: *next,
@@ -114,6 +129,14 @@ impl Counts {
             before,
             events,
         });
+    }
+
+    /// Forgets what was from a sequence on: others come there.
+    fn set_back(&self, sequence: u64) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while counts.back().is_some_and(|c| c.sequence >= sequence) {
+            counts.pop_back();
+        }
     }
 
     /// Events of the entries from one sequence up to another, if this process saw them all.

@@ -8,6 +8,10 @@
 //! is the server's `sync_interval` (with three replicas, of a majority of them). While the server is away,
 //! appends fail (agents keep their batches) and readers wait; both go on when it returns.
 //!
+//! A server that lost its newest messages gives their sequences again. A collector that had seen them finds that when
+//! it is connected again, tells it, and its readers hear of a loss and go on with the new ones. A token of a lost
+//! message is refused until the stream is as long as it was; after that nothing tells that it stands for another place.
+//!
 //! The last key of a node is the one of its last message: a node all of whose messages were trimmed has none,
 //! but for the collectors that appended them.
 
@@ -26,7 +30,7 @@ use async_nats::jetstream;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ebpf_hello_proto::wire;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use self::{append::Turns, follow::Counts, read::NatsReader};
 use super::{
@@ -68,7 +72,6 @@ pub struct Nats {
     token_key: TokenKey,
     client: async_nats::Client,
     shared: Arc<Shared>,
-    turns: Turns,
     follower: JoinHandle<()>,
 }
 
@@ -79,6 +82,9 @@ struct Shared {
     stream: jetstream::stream::Stream<()>,
     tail: Tail,
     counts: Counts,
+    turns: Turns,
+    /// The position that the stream was last set back to; 0 if it never was.
+    set_back: watch::Sender<u64>,
 }
 
 fn failed(doing: &str, error: impl std::fmt::Display) -> LogError {
@@ -123,6 +129,8 @@ impl Nats {
             stream,
             tail: Tail::new(options.tail, end),
             counts: Counts::default(),
+            turns: Turns::default(),
+            set_back: watch::Sender::new(0),
         });
         let follower = follow::follow(shared.clone(), end, connection.connected);
         Ok(Nats {
@@ -130,7 +138,6 @@ impl Nats {
             token_key,
             client: connection.client,
             shared,
-            turns: Turns::default(),
             follower: tokio::spawn(follower),
         })
     }
@@ -158,7 +165,7 @@ impl Log for Nats {
     }
 
     async fn last(&self, node: &str) -> Result<Option<BatchKey>, LogError> {
-        self.turns.last(&self.shared, node).await
+        self.shared.turns.last(&self.shared, node).await
     }
 
     async fn append_decoded(
@@ -168,8 +175,10 @@ impl Log for Nats {
     ) -> Result<Appended, LogError> {
         let record = record::compress(&encoded).map_err(|error| failed("compressing", error))?;
         let (key, events) = (key_of(&batch), batch.events.len());
-        self.turns
-            .append(&self.shared, &batch.node, key, record, events)
+        let shared = &self.shared;
+        shared
+            .turns
+            .append(shared, &batch.node, key, record, events)
             .await
     }
 

@@ -17,6 +17,7 @@ const AHEAD: u64 = 16;
 pub(super) struct NatsReader {
     shared: Arc<Shared>,
     end: watch::Receiver<u64>,
+    set_back: watch::Receiver<u64>,
     position: u64,
     /// What was read from the server ahead of the position.
     ahead: VecDeque<Arc<Entry>>,
@@ -73,6 +74,7 @@ impl NatsReader {
     pub(super) fn new(shared: Arc<Shared>, position: u64) -> Self {
         NatsReader {
             end: shared.tail.subscribe(),
+            set_back: shared.set_back.subscribe(),
             shared,
             position: position.max(1),
             ahead: VecDeque::new(),
@@ -90,6 +92,24 @@ impl NatsReader {
         Next::Entry(entry)
     }
 
+    /// What this reader had read is gone from the stream, and others come in its place.
+    fn go_back(&mut self) -> Option<Next> {
+        // The sender lives as long as what this reader holds.
+        if !self.set_back.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let to = *self.set_back.borrow_and_update();
+        self.ahead.clear();
+        (to < self.position).then(|| {
+            let from = std::mem::replace(&mut self.position, to);
+            Next::Gone {
+                from,
+                to,
+                events: None,
+            }
+        })
+    }
+
     fn skip(&mut self, to: u64) -> Next {
         let from = std::mem::replace(&mut self.position, to);
         let events = self.shared.counts.between(from, to);
@@ -100,12 +120,18 @@ impl NatsReader {
 #[async_trait]
 impl Reader for NatsReader {
     async fn next(&mut self) -> Result<Next, LogError> {
+        if let Some(gone) = self.go_back() {
+            return Ok(gone);
+        }
         if let Some(entry) = self.ahead.pop_front() {
             return Ok(self.give(entry));
         }
         let tail = match self.shared.tail.find(self.position) {
             Found::Entry(entry) => return Ok(self.give(entry)),
-            Found::End => return Ok(Next::End),
+            Found::End(position) => {
+                self.position = position;
+                return Ok(Next::End);
+            }
             Found::Before(tail) => tail,
         };
         let messages = self.shared.stretch(self.position, tail).await?;
@@ -138,9 +164,16 @@ impl Reader for NatsReader {
         }
     }
 
+    fn position(&self) -> u64 {
+        self.position
+    }
+
     async fn wait(&mut self) {
         let position = self.position;
-        // The sender lives as long as what this reader holds.
-        let _ = self.end.wait_for(|end| *end > position).await;
+        // The senders live as long as what this reader holds.
+        tokio::select! {
+            _ = self.end.wait_for(|end| *end > position) => {}
+            _ = self.set_back.changed() => self.set_back.mark_changed(),
+        }
     }
 }

@@ -5,16 +5,23 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `meta` | `format`, `id`, `token-key`, `end` | |
+//! | `meta` | `format`, `id`, `token-key`, `end`, `open` | |
 //! | `nodes` | name | epoch, number and position of the node's last batch |
 //! | `segments` | first position | end, bytes, time of the oldest and of the newest entry |
 //! | `segment-…` | position | see [`record`] |
+//!
+//! `open` is there from the first append until the store is closed, and names the boot of the machine: where it names
+//! another, what was not yet on the disk itself is lost, and its positions may stand in tokens. They are never given
+//! again: the next entry comes [`JUMP`] positions later, in a segment of its own, and what is between is a *hole*.
 
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -36,6 +43,9 @@ const MEMTABLE: u64 = 16 << 20;
 const JOURNAL: u64 = 128 << 20;
 /// Bytes of blocks that were read, kept in memory.
 const CACHE: u64 = 8 << 20;
+/// Positions that are left free where the newest entries may be lost: more than were ever given since the last sync,
+/// and there is room for 16 million such holes.
+pub(super) const JUMP: u64 = 1 << 40;
 /// A read ends after so many entries or bytes.
 const READ_ENTRIES: usize = 64;
 const READ_BYTES: usize = 2 << 20;
@@ -51,6 +61,9 @@ pub(super) struct Disk {
     directory: Keyspace,
     /// By first position.
     segments: RwLock<BTreeMap<u64, Segment>>,
+    boot_id: String,
+    /// `open` names this boot.
+    is_marked: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -73,6 +86,7 @@ pub(super) struct Extent {
 pub(super) struct Contents {
     pub(super) id: String,
     pub(super) token_key: TokenKey,
+    /// Position of the next entry: after every one that was ever given.
     pub(super) end: u64,
     pub(super) nodes: Nodes,
 }
@@ -88,7 +102,7 @@ pub(super) struct Addition {
 /// What a read found.
 pub(super) enum Chunk {
     Entries(Vec<Entry>),
-    /// The oldest entry is after the position, here.
+    /// The next entry is after the position, here: what was between was trimmed, or never was.
     Gone(u64),
     End,
 }
@@ -116,8 +130,8 @@ fn entries() -> KeyspaceCreateOptions {
 // === impl Disk ===
 
 impl Disk {
-    /// Opens the database, or makes it.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Contents)> {
+    /// Opens the database, or makes it, in a boot of the machine. Positions before `given` are taken.
+    pub(super) fn open(directory: &Path, boot_id: &str, given: u64) -> Result<(Self, Contents)> {
         // The database's own checks of what it finds on disk are in part assertions.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = Database::builder(directory)
@@ -127,12 +141,12 @@ impl Disk {
                 .worker_threads(2)
                 .open()
                 .map_err(said)?;
-            Self::read_contents(database)
+            Self::read_contents(database, boot_id, given)
         }));
         opened.unwrap_or_else(|_| Err("its files contradict each other".into()))
     }
 
-    fn read_contents(database: Database) -> Result<(Self, Contents)> {
+    fn read_contents(database: Database, boot_id: &str, given: u64) -> Result<(Self, Contents)> {
         let keyspace = |name: &str| {
             database
                 .keyspace(name, KeyspaceCreateOptions::default)
@@ -165,7 +179,19 @@ impl Disk {
         }
         let token_key = <[u8; 32]>::try_from(&*value("token-key")?)
             .map_err(|_| "its token-key has not 32 bytes")?;
-        let [end] = record::unpack(&value("end")?)?;
+        let [mut end] = record::unpack(&value("end")?)?;
+        let open = meta.get("open").map_err(said)?;
+        // A kill within one boot loses nothing: what was written is in the kernel's page cache.
+        let is_cut_off = open
+            .as_deref()
+            .is_some_and(|open| open != boot_id.as_bytes());
+        if is_cut_off || end < given {
+            tracing::warn!(
+                end,
+                "the newest events of the store may be lost: it was open when the machine stopped, or the disk failed"
+            );
+            end = end.saturating_add(JUMP);
+        }
         let id = String::from_utf8(value("id")?.to_vec()).map_err(|error| error.to_string())?;
         let contents = Contents {
             id,
@@ -180,8 +206,33 @@ impl Disk {
             nodes,
             directory,
             segments: RwLock::new(segments),
+            boot_id: boot_id.to_owned(),
+            is_marked: AtomicBool::new(open.is_some() && !is_cut_off),
         };
         Ok((disk, contents))
+    }
+
+    /// Says on the disk itself that the store is open, before the first position is given: that is `end`.
+    fn mark(&self, end: u64) -> Result<()> {
+        if self.is_marked.load(Relaxed) {
+            return Ok(());
+        }
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.meta, "open", &*self.boot_id);
+        // In one with the boot: else a kill here would leave the end before the hole, and nothing that tells.
+        batch.insert(&self.meta, "end", record::pack([end]));
+        batch.commit().map_err(said)?;
+        self.is_marked.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// Brings everything to the disk itself, and says there that the store is closed; the next entry will be at `end`.
+    /// Nothing is appended any more.
+    pub(super) fn close(&self, end: u64) -> Result<()> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.meta, "end", record::pack([end]));
+        batch.remove(&self.meta, "open");
+        batch.commit().map_err(said)
     }
 
     /// What each segment holds, the oldest first.
@@ -196,6 +247,9 @@ impl Disk {
         extent: Extent,
         additions: Vec<Addition>,
     ) -> Result<Vec<(Box<str>, BatchKey, u64)>> {
+        if let Some(first) = additions.first() {
+            self.mark(first.position)?;
+        }
         let known = self.segments().get(&extent.first).cloned();
         let segment = match known {
             Some(segment) => segment.entries,
@@ -248,7 +302,10 @@ impl Disk {
             let before = segments.range(..=position).next_back();
             match before.filter(|(_, segment)| position < segment.extent.end) {
                 Some((_, segment)) => segment.clone(),
-                None => return Ok(Chunk::End),
+                None => {
+                    let after = segments.range(position..).next();
+                    return Ok(after.map_or(Chunk::End, |(&first, _)| Chunk::Gone(first)));
+                }
             }
         };
         let mut entries = Vec::new();
@@ -267,6 +324,13 @@ impl Disk {
             true => self.read(segment.extent.end),
             false => Ok(Chunk::Entries(entries)),
         }
+    }
+
+    /// Where the entries before a position end: before it only if there is a hole before it.
+    pub(super) fn end_before(&self, position: u64) -> u64 {
+        let segments = self.segments();
+        let before = segments.range(..position).next_back();
+        before.map_or(position, |(_, segment)| position.min(segment.extent.end))
     }
 
     /// Position of the first entry stored at or after a time, in nanoseconds since the epoch.
@@ -319,6 +383,8 @@ impl Disk {
             return Ok(());
         };
         self.directory.remove(record::pack([first])).map_err(said)?;
+        // A keyspace is deleted on the disk itself: a row without one must not come back with the power.
+        self.sync()?;
         self.database.delete_keyspace(segment.entries).map_err(said)
     }
 
@@ -350,7 +416,8 @@ fn read_nodes(keyspace: &Keyspace) -> Result<Nodes> {
     Ok(nodes)
 }
 
-/// The segments; what a kill left of others goes.
+/// The segments; what a kill or the loss of power left of others goes. That the oldest are missing is such a rest: they
+/// were trimmed.
 fn read_segments(database: &Database, directory: &Keyspace) -> Result<BTreeMap<u64, Segment>> {
     let mut segments = BTreeMap::new();
     for pair in directory.iter() {
@@ -359,7 +426,16 @@ fn read_segments(database: &Database, directory: &Keyspace) -> Result<BTreeMap<u
         let [end, bytes, oldest, newest] = record::unpack(&value)?;
         let name = segment_name(first);
         if !database.keyspace_exists(&name) {
-            return Err(format!("the entries from {first} to {end} are missing"));
+            if !segments.is_empty() {
+                return Err(format!("the entries from {first} to {end} are missing"));
+            }
+            tracing::warn!(
+                first,
+                end,
+                "entries were about to be trimmed when the machine stopped: they are gone"
+            );
+            directory.remove(key).map_err(said)?;
+            continue;
         }
         let entries = database.keyspace(&name, entries).map_err(said)?;
         let extent = Extent {
@@ -395,3 +471,7 @@ impl Extent {
         u128::from(now.saturating_sub(self.newest)) > age.as_nanos()
     }
 }
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! An acknowledged batch survives a kill of the process: it was handed to the kernel. It survives the loss of power
 //! once it was synced, which happens every [`StoreOptions::sync`]: what was acknowledged in the last such time
-//! may be lost then, and is found missing by the gap in its node's batch numbers.
+//! may be lost then, and is found missing by the gap in its node's batch numbers. Who has read it and goes on from
+//! there is told: no position is ever given twice.
 //!
 //! A write that fails (the disk is full) is not acknowledged; the store is opened again until a write
 //! succeeds, and agents keep their batches meanwhile. A store that cannot be read is never replaced or repaired
@@ -25,11 +26,12 @@ use ebpf_hello_proto::wire;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    disk::{Chunk, Disk},
+    disk::{Chunk, Disk, JUMP},
     writer::{Append, Writer},
 };
 use super::{
     Appended, BatchKey, DEFAULT_MEMORY, Entry, Log, LogError, Next, Range, Reader, key_of,
+    memory::random_id,
     nodes::Nodes,
     record,
     tail::{Found, Tail},
@@ -50,6 +52,8 @@ pub struct StoreOptions {
     pub sync: Duration,
     /// Bytes of the newest entries that are in memory as well.
     pub tail: usize,
+    /// Names the boot of the machine: in a later one, a store that was not closed may lack its newest entries.
+    pub boot_id: String,
 }
 
 /// A log on this machine's disk.
@@ -83,14 +87,18 @@ struct StoreReader {
 // === impl StoreOptions ===
 
 impl StoreOptions {
-    /// A store of a GiB and seven days, synced every second.
+    /// A store of a GiB and seven days, synced every second, in the boot that the kernel names.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
+        // Where it names none, every store that was not closed is taken for one of another boot.
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot_id = boot_id.map_or_else(|_| random_id(), |id| id.trim_end().to_owned());
         StoreOptions {
             directory: directory.into(),
             max_bytes: 1 << 30,
             max_age: Duration::from_secs(7 * 24 * 3600),
             sync: Duration::from_secs(1),
             tail: DEFAULT_MEMORY,
+            boot_id,
         }
     }
 }
@@ -120,7 +128,8 @@ impl Store {
             message,
         };
         options.sync = options.sync.max(Duration::from_millis(1));
-        let (disk, contents) = Disk::open(&options.directory).map_err(|message| {
+        let opened = Disk::open(&options.directory, &options.boot_id, 0);
+        let (disk, contents) = opened.map_err(|message| {
             error(format!(
                 "cannot be opened: {message}. Free it or restore it; or move it away, and a new one is made, without \
                  the events of this one"
@@ -231,6 +240,13 @@ impl Log for Store {
         Ok(found.await?.unwrap_or_else(|| self.shared.tail.range().end))
     }
 
+    async fn end_before(&self, position: u64) -> Result<u64, LogError> {
+        let end = self
+            .shared
+            .with_disk(move |disk| Ok(disk.end_before(position)));
+        end.await
+    }
+
     async fn reader(&self, position: u64) -> Result<Box<dyn Reader>, LogError> {
         Ok(Box::new(StoreReader {
             shared: self.shared.clone(),
@@ -296,10 +312,12 @@ impl StoreReader {
 
     fn skip(&mut self, to: u64) -> Next {
         let from = std::mem::replace(&mut self.position, to);
+        let positions = to - from;
         Next::Gone {
             from,
             to,
-            events: Some(to - from),
+            // So many are no events: there is a hole among them, and how many were lost in it nobody knows.
+            events: (positions < JUMP / 2).then_some(positions),
         }
     }
 }
@@ -312,7 +330,10 @@ impl Reader for StoreReader {
         }
         let tail = match self.shared.tail.find(self.position) {
             Found::Entry(entry) => return Ok(self.give(entry)),
-            Found::End => return Ok(Next::End),
+            Found::End(position) => {
+                self.position = position;
+                return Ok(Next::End);
+            }
             Found::Before(tail) => tail,
         };
         let position = self.position;
@@ -332,6 +353,10 @@ impl Reader for StoreReader {
             // Everything before the tail was trimmed.
             Chunk::End => Ok(self.skip(tail)),
         }
+    }
+
+    fn position(&self) -> u64 {
+        self.position
     }
 
     async fn wait(&mut self) {

@@ -82,6 +82,11 @@ impl Writer {
             }
         });
         self.tick();
+        if let Some(disk) = self.shared.disk()
+            && let Err(message) = disk.close(self.end)
+        {
+            tracing::error!(directory = %self.options.directory.display(), "closing the store: {message}");
+        }
         self.release();
     }
 
@@ -169,7 +174,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The segment to write to, a new one where the newest is full.
+    /// The segment to write to, a new one where the newest is full or positions were left free after it.
     fn segment(&self, disk: &Disk, now: u64) -> Result<Extent, String> {
         let newest = disk.extents().pop();
         let max = self.options.max_bytes / u64::from(SEGMENTS);
@@ -177,7 +182,9 @@ impl Writer {
         let age = (self.options.max_age / SEGMENTS).as_nanos();
         match newest {
             Some(segment)
-                if segment.bytes < max && u128::from(now.saturating_sub(segment.oldest)) < age =>
+                if segment.end == self.end
+                    && segment.bytes < max
+                    && u128::from(now.saturating_sub(segment.oldest)) < age =>
             {
                 return Ok(segment);
             }
@@ -239,9 +246,12 @@ impl Writer {
         {
             return Err(failure.message.clone());
         }
-        match Disk::open(&self.options.directory) {
+        let StoreOptions {
+            directory, boot_id, ..
+        } = &self.options;
+        match Disk::open(directory, boot_id, self.end) {
             Ok((disk, contents)) => {
-                tracing::info!(directory = %self.options.directory.display(), "the store is open again");
+                tracing::info!(directory = %directory.display(), "the store is open again");
                 self.end = contents.end;
                 *self.shared.nodes() = contents.nodes;
                 let disk = Arc::new(disk);
