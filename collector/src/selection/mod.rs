@@ -95,6 +95,12 @@ impl Selector {
             && self.expression.is_none()
     }
 
+    /// Whether it has a CEL expression, which may cost milliseconds for each event.
+    #[must_use]
+    pub fn has_expression(&self) -> bool {
+        self.expression.is_some()
+    }
+
     fn takes_every_node(&self) -> bool {
         self.nodes.is_empty()
     }

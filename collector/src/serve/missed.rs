@@ -6,9 +6,12 @@ use bytes::Bytes;
 use ebpf_hello_proto::{Timestamp, v1};
 use prost::Message as _;
 
-use crate::selection::{
-    nanos,
-    shape::{Kind, Shape},
+use crate::{
+    log::Place,
+    selection::{
+        nanos,
+        shape::{Kind, Shape},
+    },
 };
 
 /// Rows that are told apart by where the events were from; more are told together.
@@ -18,6 +21,10 @@ const MAX_ROWS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Missed {
     rows: BTreeMap<Origin, Row>,
+    /// How many they are, but for every `loss` among them.
+    pub(super) events: u64,
+    /// The place after the last of them.
+    pub(super) end: Place,
 }
 
 /// Whose events, and why they were lost: here, or as told by a `loss` that was among them.
@@ -55,12 +62,12 @@ impl Missed {
         self.rows.is_empty()
     }
 
-    /// Takes an encoded `EventList` that was dropped; how many of its events are no `loss`.
-    pub(super) fn add(&mut self, list: Bytes) -> u64 {
+    /// Takes an encoded `EventList` that was dropped, and the place after it.
+    pub(super) fn add(&mut self, list: Bytes, end: Place) {
+        self.end = end;
         let events = List::decode(list)
             .map(|list| list.events)
             .unwrap_or_default();
-        let mut dropped = 0;
         for event in events {
             let Ok(shape) = Shape::decode(event) else {
                 continue;
@@ -89,7 +96,7 @@ impl Missed {
                     },
                 ),
                 _ => {
-                    dropped += 1;
+                    self.events += 1;
                     (
                         Origin {
                             stage,
@@ -111,7 +118,6 @@ impl Missed {
             };
             self.merge(origin, row);
         }
-        dropped
     }
 
     fn merge(&mut self, mut origin: Origin, mut row: Row) {
@@ -132,10 +138,10 @@ impl Missed {
         }
     }
 
-    /// The `loss` events to tell, each with the time of its first lost event; nothing is left.
-    pub(super) fn take(&mut self) -> Vec<v1::Event> {
-        std::mem::take(&mut self.rows)
-            .into_iter()
+    /// The `loss` events to tell, each with the time of its first lost event.
+    pub(super) fn losses(&self) -> Vec<v1::Event> {
+        self.rows
+            .iter()
             .map(|(origin, row)| v1::Event {
                 time: row.first_time,
                 node: origin.node.clone(),
@@ -145,7 +151,7 @@ impl Missed {
                     stage: origin.stage,
                     reason: origin.reason,
                     count: row.count,
-                    node: origin.node,
+                    node: origin.node.clone(),
                     first_sequence: row.first_sequence,
                     last_sequence: row.last_sequence,
                     count_withheld: origin.withheld,
@@ -206,9 +212,9 @@ mod tests {
         }
     }
 
-    fn losses(missed: &mut Missed) -> Vec<(Option<u32>, v1::Loss)> {
+    fn losses(missed: &Missed) -> Vec<(Option<u32>, v1::Loss)> {
         missed
-            .take()
+            .losses()
             .into_iter()
             .map(|event| match event.kind {
                 Some(v1::event::Kind::Loss(loss)) => (event.cpu, loss),
@@ -220,12 +226,11 @@ mod tests {
     #[test]
     fn what_was_dropped_is_counted_by_cpu_with_its_sequences() {
         let mut missed = Missed::default();
-        assert_eq!(
-            missed.add(list(&[event(0, 5), event(1, 2), event(0, 6)])),
-            3
-        );
-        assert_eq!(missed.add(list(&[event(0, 9)])), 1);
-        let told = losses(&mut missed);
+        let place = |position| Place { position, event: 2 };
+        missed.add(list(&[event(0, 5), event(1, 2), event(0, 6)]), place(7));
+        missed.add(list(&[event(0, 9)]), place(8));
+        assert_eq!((missed.events, missed.end), (4, place(8)));
+        let told = losses(&missed);
         let short: Vec<_> = told
             .iter()
             .map(|(cpu, loss)| (*cpu, loss.count, loss.first_sequence, loss.last_sequence))
@@ -233,7 +238,6 @@ mod tests {
         assert_eq!(short, [(Some(0), 3, 5, 9), (Some(1), 1, 2, 2)]);
         assert_eq!(told[0].1.stage(), v1::LossStage::Subscriber);
         assert_eq!(told[0].1.reason(), v1::LossReason::QueueFull);
-        assert!(missed.is_empty());
     }
 
     #[test]
@@ -248,8 +252,9 @@ mod tests {
             })),
             ..event(0, 0)
         };
-        assert_eq!(missed.add(list(&[upstream.clone(), upstream])), 0);
-        let told = losses(&mut missed);
+        missed.add(list(&[upstream.clone(), upstream]), Place::default());
+        assert_eq!((missed.events, missed.is_empty()), (0, false));
+        let told = losses(&missed);
         assert_eq!((told.len(), told[0].1.count), (1, 80));
         assert_eq!(told[0].1.stage(), v1::LossStage::Kernel);
     }
@@ -258,9 +263,9 @@ mod tests {
     fn rows_are_bounded_and_the_sum_stays() {
         let mut missed = Missed::default();
         for cpu in 0..1000 {
-            missed.add(list(&[event(cpu, 1)]));
+            missed.add(list(&[event(cpu, 1)]), Place::default());
         }
-        let told = losses(&mut missed);
+        let told = losses(&missed);
         assert_eq!(told.len(), MAX_ROWS + 1);
         assert_eq!(told.iter().map(|(_, loss)| loss.count).sum::<u64>(), 1000);
     }

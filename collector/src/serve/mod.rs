@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                       ┌ CollectorService  (ingest)
-//! connection ─ caller ─ ┼ ObserverService   (observe: plan → subscriber → queue → stream; fleet)
+//! connection ─ caller ─ ┼ ObserverService   (observe: place, plan → subscriber → queue → stream; fleet)
 //!                       ├ GET /v1/events    (the same streams as lines of JSON)
 //!                       └ health, reflection
 //! ```
@@ -12,8 +12,11 @@ mod linger;
 mod listen;
 mod missed;
 mod observe;
+mod outlet;
+mod places;
 mod plan;
 mod queue;
+mod slice;
 mod subscriber;
 mod withheld;
 
@@ -21,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, watch};
 
+use self::places::Places;
 pub use self::{
     http::MAX_QUERY_BYTES,
     listen::{Handshake, Io, Listener, Socket, serve},
@@ -45,8 +49,12 @@ pub struct Options {
     pub heartbeat: Duration,
     /// Bytes that may wait for one subscriber; what is live beyond that is dropped.
     pub queue_bytes: usize,
+    /// Bytes that may wait for all subscribers together, besides the [`MAX_MESSAGE_BYTES`] that each has for itself.
+    pub all_queues_bytes: usize,
     /// Subscribers at a time.
     pub max_subscribers: usize,
+    /// Of them, those of one reader. Whoever comes over the Unix socket may have all.
+    pub max_subscribers_per_reader: usize,
     /// Connections at a time.
     pub max_connections: usize,
     /// Streams of one connection at a time.
@@ -74,7 +82,9 @@ pub struct Collector {
     pub(crate) enrol: Option<Arc<dyn Enrol>>,
     pub(crate) options: Options,
     pub(crate) attribution: Arc<Attribution>,
-    pub(crate) subscribers: Arc<Semaphore>,
+    places: Arc<Places>,
+    /// Bytes that queues may still borrow.
+    budget: Arc<Semaphore>,
     pub(crate) stop: watch::Receiver<bool>,
     stopper: watch::Sender<bool>,
 }
@@ -87,7 +97,9 @@ impl Default for Options {
             scope: "collector".into(),
             heartbeat: Duration::from_secs(10),
             queue_bytes: 4 << 20,
+            all_queues_bytes: 256 << 20,
             max_subscribers: 1_000,
+            max_subscribers_per_reader: 100,
             max_connections: 20_000,
             max_streams: 100,
             handshake_timeout: Duration::from_secs(10),
@@ -111,7 +123,10 @@ impl Collector {
             fleet: Arc::new(Fleet::new(options.node_retention)),
             accounts: Arc::default(),
             attribution: Arc::default(),
-            subscribers: Arc::new(Semaphore::new(options.max_subscribers)),
+            places: Places::new(options.max_subscribers, options.max_subscribers_per_reader),
+            budget: Arc::new(Semaphore::new(
+                options.all_queues_bytes.min(Semaphore::MAX_PERMITS),
+            )),
             log,
             enrol,
             options,

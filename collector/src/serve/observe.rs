@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ebpf_hello_proto::{server::observer_service_server::ObserverService, v1};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{
     Collector,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     caller::{self, Caller, Reader},
-    refusal::{self, Invalid},
+    refusal::Invalid,
     selection::MAX_VALUES,
 };
 
@@ -36,24 +36,13 @@ impl Observer {
             .right(namespaces(request.selection.as_ref())?)
             .await?;
         let reader = right.reader().clone();
-        let place = collector
-            .subscribers
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| {
-                refusal::because(
-                    Code::ResourceExhausted,
-                    "TOO_MANY_SUBSCRIBERS",
-                    format!(
-                        "{} streams are open, which is the limit",
-                        collector.options.max_subscribers
-                    ),
-                )
-            })?;
+        let place = collector.places.take(caller)?;
         let hello = self.hello(&reader).await?;
         let plan = Plan::new(collector, reader, request).await?;
         let subscription = collector.accounts.subscribe();
-        let (sender, receiver) = queue::queue(collector.options.queue_bytes, subscription, place);
+        let budget = collector.budget.clone();
+        let (sender, receiver) =
+            queue::queue(collector.options.queue_bytes, budget, subscription, place);
         tokio::spawn(Subscriber::new(collector.clone(), plan, sender).run(hello, right));
         Ok(receiver)
     }

@@ -6,12 +6,13 @@ use std::{
 };
 
 use ebpf_hello_proto::{Timestamp, v1};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::Collector;
+use super::{Collector, slice::judge};
 use crate::{
     caller::Reader,
-    log::{LogError, Next, Place},
+    log::{self, LogError, Next, Place},
     mask::Mask,
     refusal::{self, Invalid},
     selection::{Selector, Verdict, nanos},
@@ -26,6 +27,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(2);
 /// Positions that `last` looks back over first, or `last` itself if that is more; it doubles from there.
 const FIRST_LOOK: u64 = 1024;
+/// How long to wait for what other collectors have stored and this one has not received, from one batch to the next.
+const BEHIND: Duration = Duration::from_secs(5);
 
 /// What a stream does.
 #[derive(Debug)]
@@ -33,8 +36,9 @@ pub(super) struct Plan {
     pub(super) selector: Selector,
     pub(super) mask: Option<Mask>,
     pub(super) start: Place,
-    /// The token it goes on from is of another log: what is between that place and the start, nobody can tell.
-    pub(super) log_replaced: bool,
+    /// The token it goes on from, where that is of another log: what is between that place and the start, nobody can
+    /// tell.
+    pub(super) foreign: Option<String>,
     /// Selected events to leave out at first: those of the first entry before the last N.
     pub(super) skip: u64,
     /// Position at which the stream ends; `None` while it follows.
@@ -75,7 +79,7 @@ impl Plan {
                 position: range.oldest,
                 event: 0,
             },
-            log_replaced: false,
+            foreign: None,
             skip: 0,
             end: (!request.follow).then_some(range.end),
             deadline: request
@@ -86,7 +90,7 @@ impl Plan {
         if !request.resume_token.is_empty() {
             match token::decode(collector.log.as_ref(), &request.resume_token) {
                 Ok(place) => plan.start = place,
-                Err(TokenError::Foreign) => plan.log_replaced = true,
+                Err(TokenError::Foreign) => plan.foreign = Some(request.resume_token),
                 Err(error) => return Err(Invalid::new("resume_token", error.to_string()).into()),
             }
             if plan.start.position > range.end {
@@ -125,6 +129,8 @@ impl Plan {
         let mut seen: VecDeque<(u64, u64)> = VecDeque::new();
         let (mut found, mut to, mut look) = (0, end, FIRST_LOOK.max(last));
         while found < last && to > oldest {
+            // Looks that double until they are past a hole would then be at everything before it.
+            to = collector.log.end_before(to).await.map_err(store_failed)?;
             let from = to.saturating_sub(look).max(oldest);
             let part = self.count(collector, from, to).await?;
             found += part.iter().map(|(_, selected)| selected).sum::<u64>();
@@ -153,30 +159,29 @@ impl Plan {
     ) -> Result<Vec<(u64, u64)>, Status> {
         let mut reader = collector.log.reader(from).await.map_err(store_failed)?;
         let mut counts = Vec::new();
-        let mut scratch = Vec::new();
-        while let Next::Entry(entry) = match reader.next().await.map_err(store_failed)? {
-            // Trimmed meanwhile: there are that many less.
-            Next::Gone { .. } => reader.next().await.map_err(store_failed)?,
-            next => next,
-        } {
-            if entry.position >= to {
-                break;
-            }
+        loop {
+            let entry = match reader.next().await.map_err(store_failed)? {
+                Next::Entry(entry) if entry.position < to => entry,
+                // Trimmed meanwhile: there are that many less.
+                Next::Gone { .. } => continue,
+                Next::End if reader.position() < to => {
+                    more(reader.as_mut()).await?;
+                    continue;
+                }
+                Next::Entry(_) | Next::End => break,
+            };
             let attributed = collector.attribution.attribute(&entry.batch);
             let batch = attributed.as_ref().unwrap_or(&entry.batch);
-            let selected = if self.selector.is_everything() {
-                batch.events.len() as u64
-            } else {
-                let verdict = self.selector.look_at(batch);
-                (0..batch.events.len())
-                    .filter(|index| {
-                        matches!(
-                            self.selector.judge(&verdict, batch, *index, &mut scratch),
-                            Verdict::Selected | Verdict::Withheld
-                        )
-                    })
-                    .count() as u64
-            };
+            let everything = self.selector.is_everything();
+            let looked = (!everything).then(|| self.selector.look_at(batch));
+            let (mut index, mut selected) = (0, 0);
+            while index < batch.events.len() {
+                let verdicts = judge(&self.selector, looked.as_ref(), batch, index).await;
+                index += verdicts.len();
+                let is_told =
+                    |verdict: &&Verdict| matches!(verdict, Verdict::Selected | Verdict::Withheld);
+                selected += verdicts.iter().filter(is_told).count() as u64;
+            }
             if selected > 0 {
                 counts.push((entry.position, selected));
             }
@@ -208,6 +213,20 @@ fn exclusive(request: &v1::ObserveRequest) -> Vec<Invalid> {
         problems.push(Invalid::new("until", "not after since"));
     }
     problems
+}
+
+/// Waits for entries that are in the log and that this collector, one of several, has not received yet.
+///
+/// # Errors
+/// UNAVAILABLE: none came.
+pub(super) async fn more(reader: &mut dyn log::Reader) -> Result<(), Status> {
+    timeout(BEHIND, reader.wait()).await.map_err(|_| {
+        refusal::because(
+            Code::Unavailable,
+            "BEHIND",
+            "this collector has not received all that others have stored",
+        )
+    })
 }
 
 pub(super) fn store_failed(error: LogError) -> Status {

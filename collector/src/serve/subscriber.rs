@@ -1,12 +1,11 @@
 //! One stream's task: reads the log at its own pace, selects, and fills its connection's queue.
 //!
 //! While it replays, it waits for the connection: what is in the log is not lost. From the first time it
-//! reaches the end, it is live and waits for nobody: what the queue has no room for is dropped, and told as
-//! `loss` as soon as half of the queue is free. Half, so that a connection that is always a little too slow
-//! gets stretches of events with a loss between them, not a loss after each.
+//! reaches the end, it is live and waits for nobody: what the queue has no room for is dropped and told.
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use ebpf_hello_proto::{
     v1,
     wire::{self, observe_response::Message},
@@ -17,15 +16,17 @@ use tonic::Status;
 
 use super::{
     Collector,
-    missed::Missed,
-    plan::{Plan, store_failed},
+    outlet::Outlet,
+    plan::{self, Plan, store_failed},
     queue::{Gone, Sender},
+    slice::judge,
     withheld::withhold,
 };
 use crate::{
     caller::Right,
     ingest::stopped,
     log::{Entry, Next, Place, Reader},
+    refusal,
     selection::Verdict,
     token,
 };
@@ -45,10 +46,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const FAREWELL_LOOK: Duration = Duration::from_millis(10);
 
 pub(super) struct Subscriber {
-    pub(super) collector: Arc<Collector>,
-    pub(super) plan: Plan,
-    pub(super) queue: Sender,
-    /// Where the stream is: what is not yet in the queue is before it.
+    collector: Arc<Collector>,
+    plan: Plan,
+    outlet: Outlet,
+    /// Where the stream is: what is before it and not in `chunk` was told, or dropped.
     place: Place,
     /// Selected events, encoded as an `EventList`, and how many.
     chunk: Vec<u8>,
@@ -56,11 +57,7 @@ pub(super) struct Subscriber {
     live: bool,
     /// It ends because the collector stops: there is more than it brought.
     stopping: bool,
-    missed: Missed,
-    dropped: u64,
     cel_errors: u64,
-    /// When the last message went out.
-    spoke: Instant,
 }
 
 /// Why a stream ends.
@@ -80,6 +77,18 @@ impl From<Gone> for End {
     }
 }
 
+fn damaged(error: impl std::fmt::Display) -> End {
+    End::Failed(Status::data_loss(error.to_string()))
+}
+
+fn at(position: u64, index: usize) -> Place {
+    Place {
+        position,
+        // Bounded by what a batch may hold.
+        event: u32::try_from(index).unwrap_or(u32::MAX),
+    }
+}
+
 fn shuts_down() -> End {
     End::Failed(Status::unavailable("the server shuts down"))
 }
@@ -96,19 +105,18 @@ async fn no_more_comes(collector: &Collector) {
 
 impl Subscriber {
     pub(super) fn new(collector: Arc<Collector>, plan: Plan, queue: Sender) -> Self {
+        let start = || token::encode(collector.log.as_ref(), plan.start);
+        let start = plan.foreign.clone().unwrap_or_else(start);
         Subscriber {
             place: plan.start,
+            outlet: Outlet::new(collector.clone(), queue, start),
             collector,
             plan,
-            queue,
             chunk: Vec::new(),
             events: 0,
             live: false,
             stopping: false,
-            missed: Missed::default(),
-            dropped: 0,
             cel_errors: 0,
-            spoke: Instant::now(),
         }
     }
 
@@ -126,24 +134,24 @@ impl Subscriber {
         };
         match end {
             End::Done | End::Gone => {}
-            End::Failed(status) => self.queue.fail(status),
+            End::Failed(status) => self.outlet.queue.fail(status),
             End::Revoked(status) => {
                 tracing::info!(code = ?status.code(), message = status.message(), "a stream's right has ended");
-                self.queue.cut(status);
+                self.outlet.queue.cut(status);
             }
         }
         drop(collector);
     }
 
     async fn stream(&mut self, hello: v1::ObserverHello) -> End {
-        if self.say(Message::Hello(hello)).await.is_err() {
+        if self.outlet.open(hello).await.is_err() {
             return End::Gone;
         }
         let mut reader = match self.collector.log.reader(self.place.position).await {
             Ok(reader) => reader,
             Err(error) => return End::Failed(store_failed(error)),
         };
-        if self.plan.log_replaced {
+        if self.plan.foreign.is_some() {
             let start = self.place.position;
             if let Err(end) = self.tell_gone(start, start, None).await {
                 return end;
@@ -166,7 +174,7 @@ impl Subscriber {
                     failures += 1;
                     tokio::select! {
                         () = sleep(RETRY) => continue,
-                        () = self.queue.gone() => return Err(End::Gone),
+                        () = self.outlet.queue.gone() => return Err(End::Gone),
                     }
                 }
                 Err(error) => return Err(End::Failed(store_failed(error))),
@@ -178,10 +186,6 @@ impl Subscriber {
                 }
                 Next::Entry(entry) => {
                     self.take(&entry).await?;
-                    if self.chunk.len() >= ENOUGH_BYTES {
-                        self.flush().await?;
-                    }
-                    self.beat().await?;
                     // A log in memory never makes its readers wait; others have streams too.
                     tokio::task::yield_now().await;
                 }
@@ -191,19 +195,22 @@ impl Subscriber {
                 }
                 Next::End => {
                     self.flush().await?;
-                    if self.plan.end.is_some() {
-                        return self.finish().await;
+                    match self.plan.end {
+                        Some(end) if reader.position() < end => self.catch_up(reader).await?,
+                        Some(_) => return self.finish().await,
+                        None => {
+                            self.live = true;
+                            self.wait(reader).await?;
+                        }
                     }
-                    self.live = true;
-                    self.wait(reader).await?;
                 }
             }
         }
     }
 
-    /// Selects from an entry.
+    /// Selects from an entry, and says now and then that it is at it.
     async fn take(&mut self, entry: &Entry) -> Result<(), End> {
-        let first = if entry.position == self.place.position {
+        let mut index = if entry.position == self.place.position {
             self.place.event as usize
         } else {
             0
@@ -211,60 +218,48 @@ impl Subscriber {
         let attributed = self.collector.attribution.attribute(&entry.batch);
         let batch = attributed.as_ref().unwrap_or(&entry.batch);
         let everything = self.plan.selector.is_everything();
-        let verdict = (!everything).then(|| self.plan.selector.look_at(batch));
-        let mut scratch = Vec::new();
+        let looked = (!everything).then(|| self.plan.selector.look_at(batch));
         let mut masked = None;
-        for index in first..batch.events.len() {
-            if let Some(verdict) = &verdict {
-                match self
-                    .plan
-                    .selector
-                    .judge(verdict, batch, index, &mut scratch)
-                {
-                    Verdict::Selected => {}
+        while index < batch.events.len() {
+            let verdicts = judge(&self.plan.selector, looked.as_ref(), batch, index).await;
+            for verdict in verdicts {
+                match verdict {
+                    Verdict::Selected if self.plan.skip > 0 => self.plan.skip -= 1,
+                    Verdict::Selected => {
+                        let source = match &self.plan.mask {
+                            None => batch,
+                            Some(mask) => match masked {
+                                Some(ref masked) => masked,
+                                None => masked.insert(mask.apply(batch).map_err(damaged)?),
+                            },
+                        };
+                        self.push(source, index, entry.position).await?;
+                    }
                     Verdict::Withheld => {
                         self.tell_withheld(batch, index, entry.position).await?;
-                        continue;
                     }
-                    Verdict::Left => continue,
-                    Verdict::Failed => {
-                        self.cel_errors += 1;
-                        continue;
-                    }
+                    Verdict::Left => {}
+                    Verdict::Failed => self.cel_errors += 1,
                 }
+                index += 1;
             }
-            if self.plan.skip > 0 {
-                self.plan.skip -= 1;
-                continue;
+            // After the last: where the next entry will be, only the log knows.
+            self.place = at(entry.position, index);
+            if self.chunk.len() >= ENOUGH_BYTES {
+                self.flush().await?;
             }
-            let source = match &self.plan.mask {
-                None => batch,
-                Some(mask) => match masked {
-                    Some(ref masked) => masked,
-                    None => {
-                        let applied = mask
-                            .apply(batch)
-                            .map_err(|error| End::Failed(Status::data_loss(error.to_string())))?;
-                        masked.insert(applied)
-                    }
-                },
-            };
-            self.push(source, index, entry.position).await?;
+            self.beat().await?;
         }
-        // Where the next entry will be, only the log knows.
-        self.place = Place {
-            position: entry.position,
-            event: u32::try_from(batch.events.len()).unwrap_or(u32::MAX),
-        };
         Ok(())
     }
 
     /// Appends an event to the message at hand; one that is full goes out first.
     async fn push(&mut self, batch: &wire::Batch, index: usize, position: u64) -> Result<(), End> {
-        let failed = |error: wire::NoSuchPart| End::Failed(Status::data_loss(error.to_string()));
-        let length = batch.event_len(index).map_err(failed)?;
+        let length = batch.event_len(index).map_err(damaged)?;
         self.make_room(length, index, position).await?;
-        batch.append_entry(index, &mut self.chunk).map_err(failed)?;
+        batch
+            .append_entry(index, &mut self.chunk)
+            .map_err(damaged)?;
         self.events += 1;
         Ok(())
     }
@@ -293,72 +288,29 @@ impl Subscriber {
     /// Sends the message at hand if this event, of so many bytes, no longer fits into it.
     async fn make_room(&mut self, length: usize, index: usize, position: u64) -> Result<(), End> {
         if !self.chunk.is_empty() && self.chunk.len() + length + 8 > MAX_MESSAGE_BYTES {
-            self.place = Place {
-                position,
-                // Bounded by what a batch may hold.
-                event: u32::try_from(index).unwrap_or(u32::MAX),
-            };
+            self.place = at(position, index);
             self.flush().await?;
         }
         Ok(())
     }
 
-    /// Sends the message at hand; live, drops it where there is no room.
+    /// Tells the events at hand.
     async fn flush(&mut self) -> Result<(), End> {
         if self.chunk.is_empty() {
             return Ok(());
         }
         let events = std::mem::take(&mut self.events);
         let list = std::mem::take(&mut self.chunk).into();
-        let message = self.message(Message::Events(list));
-        if !self.live {
-            self.tell_missed_first().await?;
-            let room = self.queue.room(&message).await?;
-            self.put(room, message, events);
-            return Ok(());
-        }
-        self.tell_missed();
-        let room = match self.missed.is_empty() {
-            true => self.queue.try_room(&message),
-            false => None,
-        };
-        match room {
-            Some(room) => self.put(room, message, events),
-            None => {
-                self.collector.accounts.dropped(events);
-                if let Some(Message::Events(list)) = message.message {
-                    self.dropped += self.missed.add(list);
-                }
-            }
-        }
-        if self.queue.is_gone() {
-            return Err(End::Gone);
-        }
-        Ok(())
+        self.tell(list, events).await
     }
 
-    /// Tells what was dropped, if half of the queue is free again.
-    fn tell_missed(&mut self) {
-        if self.missed.is_empty() || !self.queue.is_half_free() {
-            return;
-        }
-        let events = self.missed.take();
-        let list = v1::EventList { events };
-        let message = self.message(Message::Events(list.encode_to_vec().into()));
-        match self.queue.try_room(&message) {
-            Some(room) => self.put(room, message, 0),
-            // Half of the queue is far more than this needs.
-            None => drop(self.missed.add(list.encode_to_vec().into())),
-        }
-    }
-
-    /// Waits until what was dropped can be told: a stream that followed and now ends waits for its connection.
-    async fn tell_missed_first(&mut self) -> Result<(), End> {
-        while !self.missed.is_empty() {
-            tokio::select! {
-                () = self.queue.half_free() => self.tell_missed(),
-                () = self.queue.gone() => return Err(End::Gone),
-            }
+    /// Tells an encoded `EventList`, after which the stream is at its place; live, drops it where there is no room.
+    async fn tell(&mut self, list: Bytes, events: u64) -> Result<(), End> {
+        if self.live {
+            self.outlet.offer(list, events, self.place)?;
+        } else {
+            let message = Message::Events(list);
+            self.outlet.say(message, events, self.place).await?;
         }
         Ok(())
     }
@@ -393,26 +345,23 @@ impl Subscriber {
             ..v1::Event::default()
         };
         let list = v1::EventList { events: vec![loss] };
-        let list: bytes::Bytes = list.encode_to_vec().into();
-        let message = self.message(Message::Events(list.clone()));
-        if !self.live {
-            let room = self.queue.room(&message).await?;
-            self.put(room, message, 0);
-        } else if let Some(room) = self
-            .queue
-            .try_room(&message)
-            .filter(|_| self.missed.is_empty())
-        {
-            self.put(room, message, 0);
-        } else {
-            self.missed.add(list);
+        self.tell(list.encode_to_vec().into(), 0).await
+    }
+
+    /// Waits for what is missing before the end, of which others have more than this collector.
+    async fn catch_up(&mut self, reader: &mut dyn Reader) -> Result<(), End> {
+        tokio::select! {
+            more = plan::more(reader) => more.map_err(|status| {
+                let token = self.outlet.token(self.place);
+                End::Failed(refusal::resumable(&status, &token))
+            }),
+            () = self.outlet.queue.gone() => Err(End::Gone),
         }
-        Ok(())
     }
 
     /// Waits at the end of the log.
     async fn wait(&mut self, reader: &mut dyn Reader) -> Result<(), End> {
-        let beat = self.spoke + self.collector.options.heartbeat;
+        let beat = self.outlet.beats_at();
         let deadline = self.plan.deadline.map(|deadline| {
             let left = deadline
                 .duration_since(std::time::SystemTime::now())
@@ -428,13 +377,13 @@ impl Subscriber {
         };
         tokio::select! {
             () = reader.wait() => {}
-            () = self.queue.gone() => return Err(End::Gone),
+            () = self.outlet.queue.gone() => return Err(End::Gone),
             () = no_more_comes(&self.collector) => {
                 self.stopping = true;
                 self.end_here().await;
             }
             () = sleep_until(beat) => self.beat().await?,
-            () = self.queue.half_free(), if !self.missed.is_empty() => {}
+            () = self.outlet.queue.half_free(), if self.outlet.owes() => {}
             () = over => {
                 let passed = self
                     .plan
@@ -445,31 +394,30 @@ impl Subscriber {
                 }
             }
         }
-        self.tell_missed();
+        self.outlet.tell_missed();
         Ok(())
     }
 
     /// Ends the stream after what is in the log now.
     async fn end_here(&mut self) {
-        let range = self.collector.log.range().await;
-        self.plan.end = Some(range.map_or(self.place.position, |range| range.end));
-        self.live = false;
+        match self.collector.log.range().await {
+            Ok(range) => {
+                self.plan.end = Some(range.end);
+                self.live = false;
+            }
+            // What called for the end does so again.
+            Err(error) => {
+                tracing::warn!(%error, "a stream cannot ask the log for its end");
+                sleep(RETRY).await;
+            }
+        }
     }
 
     /// Says that the stream is alive, if nothing else did for a while.
     async fn beat(&mut self) -> Result<(), End> {
-        if self.spoke.elapsed() < self.collector.options.heartbeat {
-            return Ok(());
-        }
-        self.flush().await?;
-        let message = self.message(self.heartbeat());
-        // Where there is no room, there is something to read.
-        if let Some(room) = self.queue.try_room(&message) {
-            self.put(room, message, 0);
-        }
-        self.spoke = Instant::now();
-        if self.queue.is_gone() {
-            return Err(End::Gone);
+        if self.outlet.beats_at() <= Instant::now() {
+            self.flush().await?;
+            self.outlet.beat(self.cel_errors, self.place)?;
         }
         Ok(())
     }
@@ -478,41 +426,8 @@ impl Subscriber {
     async fn finish(&mut self) -> Result<(), End> {
         self.live = false;
         self.flush().await?;
-        self.tell_missed_first().await?;
-        let heartbeat = self.heartbeat();
-        self.say(heartbeat).await?;
+        let heartbeat = self.outlet.heartbeat(self.cel_errors);
+        self.outlet.say(heartbeat, 0, self.place).await?;
         Ok(())
-    }
-
-    fn heartbeat(&self) -> Message {
-        Message::Heartbeat(v1::Heartbeat {
-            time: Some(std::time::SystemTime::now().into()),
-            cel_errors: self.cel_errors,
-            dropped: self.dropped,
-        })
-    }
-
-    async fn say(&mut self, message: Message) -> Result<(), Gone> {
-        let message = self.message(message);
-        let room = self.queue.room(&message).await?;
-        self.put(room, message, 0);
-        Ok(())
-    }
-
-    fn put(&mut self, room: super::queue::Room, message: wire::ObserveResponse, events: u64) {
-        let events = self.collector.accounts.queue(events);
-        self.queue.put(room, message, events);
-        self.spoke = Instant::now();
-    }
-
-    fn token(&self) -> String {
-        token::encode(self.collector.log.as_ref(), self.place)
-    }
-
-    fn message(&self, message: Message) -> wire::ObserveResponse {
-        wire::ObserveResponse {
-            message: Some(message),
-            resume_token: self.token(),
-        }
     }
 }

@@ -194,3 +194,52 @@ async fn browsers_of_other_origins_are_let_in_only_where_listed() {
         "{answer}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_answer_shows_that_it_is_alive_and_one_that_comes_at_once_is_events_only() {
+    let options = Options {
+        heartbeat: std::time::Duration::from_millis(50),
+        ..Options::default()
+    };
+    let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
+    let mut stream = TcpStream::connect(server.tcp).await.unwrap();
+    let request = format!("GET /v1/events?follow HTTP/1.1\r\nhost: x\r\n{ALL}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let mut buffer = [0; 4096];
+    // Chunks of an empty line.
+    while answer.matches("1\r\n\n\r\n").count() < 3 {
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap();
+        let read = read.unwrap();
+        assert_ne!(read, 0, "{answer}");
+        answer.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+
+    let server = start().await;
+    server.append(&batch(1, 3)).await;
+    let answer = get(&server, "/v1/events", ALL).await;
+    assert!(answer.contains("\"sequence\":\"3\""), "{answer}");
+    assert!(!answer.contains("\r\n\n\r\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_is_nobody_sends_little_too() {
+    let server = start().await;
+    let length = 40_u32 << 10;
+    let mut body = vec![0];
+    body.extend(length.to_be_bytes());
+    body.resize(body.len() + length as usize, 0);
+    let mut request = format!(
+        "POST /ebpfhello.v1.CollectorService/Enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/grpc-web+proto\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend(body);
+    let answer = exchange(&server, &request).await;
+    assert!(
+        answer.contains("grpc-status: 8"),
+        "RESOURCE_EXHAUSTED: {answer}"
+    );
+    assert!(answer.contains("32768"), "{answer}");
+}

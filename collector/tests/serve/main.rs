@@ -5,9 +5,15 @@
     reason = "a test that unwraps fails with the reason"
 )]
 
+mod behind;
+mod costly;
+#[path = "../log/crash.rs"]
+mod crash;
+mod hole;
 mod http;
 mod observe;
 mod port;
 mod publish;
 mod refuse;
+mod resume;
 mod server;

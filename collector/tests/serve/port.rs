@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ebpf_hello_collector::{log::Memory, serve::Options};
-use ebpf_hello_proto::v1;
+use ebpf_hello_proto::v1::{self, observer_service_client::ObserverServiceClient};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -78,7 +78,14 @@ async fn a_connection_past_its_age_is_asked_to_go_and_its_streams_go_on() {
         ..Options::default()
     };
     let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
-    let mut stream = open(&mut server.observer().await, live()).await;
+    // A connection may have its age before its first request.
+    let mut stream = loop {
+        match server.observer().await.observe(live()).await {
+            Ok(response) => break response.into_inner(),
+            Err(status) => eprintln!("too old to be asked: {status}"),
+        }
+    };
+    next(&mut stream).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.append(&batch(1, 1)).await;
     let response = next(&mut stream).await.unwrap().unwrap();
@@ -159,4 +166,49 @@ async fn probes_ask_for_health_without_credentials() {
             .unwrap();
         assert_eq!(answer.into_inner().status, 1, "{service}: SERVING");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_whoever_asks_for_the_schema_send_little() {
+    let server = start().await;
+    let channel = server.tcp_channel().await;
+    let long = "x".repeat(40 << 10);
+    let request = HealthCheckRequest {
+        service: long.clone(),
+    };
+    let refused = HealthClient::new(channel.clone()).check(request).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("32768 bytes"), "{refused}");
+
+    let request = pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            pb::v1::server_reflection_request::MessageRequest::FileContainingSymbol(long.clone()),
+        ),
+    };
+    let mut client = pb::v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let answers = client.server_reflection_info(tokio_stream::iter([request]));
+    let answer = match answers.await {
+        Ok(answers) => answers.into_inner().message().await,
+        Err(status) => Err(status),
+    };
+    assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+
+    // A reader's selection may be larger.
+    let reader = |mut request: tonic::Request<()>| {
+        let token = "Bearer all".parse().unwrap();
+        request.metadata_mut().insert("authorization", token);
+        Ok(request)
+    };
+    let mut client = ObserverServiceClient::with_interceptor(channel, reader);
+    let ask = |length: usize| v1::ListNodesRequest {
+        page_token: "x".repeat(length),
+        ..v1::ListNodesRequest::default()
+    };
+    let refused = client.list_nodes(ask(40 << 10)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    let refused = client.list_nodes(ask(2 << 20)).await.unwrap_err();
+    let too_large = [tonic::Code::OutOfRange, tonic::Code::ResourceExhausted];
+    assert!(too_large.contains(&refused.code()), "{refused}");
 }

@@ -372,3 +372,31 @@ async fn a_batch_that_cannot_be_stored_is_not_acknowledged() {
     agent.send(Ask::Batch(batch(1, 3))).await;
     agent.acknowledged(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_could_be_none_is_refused_by_its_field() {
+    let server = start().await;
+    let mut client = server.publisher().await;
+    let hello = |version: &str| {
+        Ask::Hello(v1::AgentHello {
+            node: "n1".into(),
+            epoch: 1,
+            version: version.into(),
+        })
+    };
+    for version in ["0.1.0\nx", "0.1.0\r", "\u{1b}[31m", &"1".repeat(65)] {
+        let status = Agent::first(&mut client, hello(version)).await.err();
+        let status = status.unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("hello.version"), "{status}");
+    }
+    for version in [
+        "",
+        "0.1.0",
+        "0.1.0-rc.1+7b2ccb3e65bba26c6b04ab70bad1e8b1a1d53e21",
+    ] {
+        let mut agent = Agent::first(&mut client, hello(version)).await.unwrap();
+        let answer = agent.answer().await.unwrap();
+        assert!(matches!(answer, Some(Answer::Hello(_))), "{answer:?}");
+    }
+}

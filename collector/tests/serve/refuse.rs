@@ -224,3 +224,90 @@ async fn stopping_ends_streams_with_unavailable_and_returns() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn one_reader_has_its_share_of_the_places() {
+    let options = Options {
+        max_subscribers: 5,
+        max_subscribers_per_reader: 2,
+        ..Options::default()
+    };
+    let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
+    let channel = server.tcp_channel().await;
+    let observe = async |token: &str| {
+        let mut request = tonic::Request::new(live());
+        let token = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", token);
+        ObserverServiceClient::new(channel.clone())
+            .observe(request)
+            .await
+    };
+    let mut held = Vec::new();
+    held.push(observe("all").await.unwrap());
+    held.push(observe("all").await.unwrap());
+    let status = observe("all").await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_SUBSCRIBERS")
+    );
+    assert!(status.message().contains("2 streams of all"), "{status}");
+    held.push(observe("shop").await.unwrap());
+    // The Unix socket is not one reader's.
+    let mut local = server.observer().await;
+    held.push(local.observe(live()).await.unwrap());
+    held.push(local.observe(live()).await.unwrap());
+    let status = local.observe(live()).await.unwrap_err();
+    assert!(status.message().contains("5 streams are open"), "{status}");
+}
+
+/// As when other streams are stuck with all that may be borrowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_can_borrow_nothing_has_its_own_share_and_tells_what_it_dropped() {
+    const BATCHES: u64 = 60;
+    const EVENTS: u64 = 250;
+    let options = Options {
+        all_queues_bytes: 0,
+        ..Options::default()
+    };
+    let server = start_with(Arc::new(Memory::new(256 << 20)), options).await;
+    let channel = server.channel(64 << 10).await;
+    let mut stuck = open(&mut ObserverServiceClient::new(channel), live()).await;
+    for number in 1..=BATCHES {
+        server.append(&batch(number, EVENTS)).await;
+    }
+    let accounts = server.collector.accounts();
+    let started = std::time::Instant::now();
+    while accounts.ledger().dropped == 0 {
+        assert!(started.elapsed() < PATIENCE, "{:?}", accounts.ledger());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let queued = accounts.ledger().queued;
+    assert!(
+        queued * 200 <= 300 << 10,
+        "{queued} events of 200 bytes and more"
+    );
+
+    // One that asks for history waits for its connection, and gets all of it.
+    let whole = all(&mut server.observer().await, everything()).await;
+    assert_eq!(
+        sequences(&whole),
+        (1..=BATCHES * EVENTS).collect::<Vec<u64>>()
+    );
+    let (mut got, mut lost) = (0, 0);
+    while got + lost < BATCHES * EVENTS {
+        let response = next(&mut stuck).await.unwrap().unwrap();
+        let Some(v1::observe_response::Message::Events(list)) = response.message else {
+            continue;
+        };
+        lost += losses(&list.events)
+            .iter()
+            .map(|loss| loss.count)
+            .sum::<u64>();
+        got += list
+            .events
+            .iter()
+            .filter(|event| event.sequence > 0)
+            .count() as u64;
+    }
+    assert_eq!(got + lost, BATCHES * EVENTS);
+}
