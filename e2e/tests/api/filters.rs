@@ -205,8 +205,13 @@ async fn a_container_that_was_not_asked_tells_nothing() {
 async fn a_tenants_priority_changes_no_event_of_a_cluster_filter() {
     let stage = Stage::set().await;
     stage.server.namespace("tenant", &[]).await;
+    // Of its own pods: a cluster's filter without a selector is also about those of the tests beside this one.
+    let selector = json!({"matchLabels": {"app": "busy"}});
     let guard = stage
-        .cluster_filter("guard", json!({"rules": trace(CALL)}))
+        .cluster_filter(
+            "guard",
+            json!({"podSelector": selector, "rules": trace(CALL)}),
+        )
         .await;
     let reader = stage.reader();
     let agent = stage.agent(&[]);
