@@ -21,6 +21,9 @@ const KERNEL_LOSSES: [(Fate, LossReason); 4] = [
     (Fate::LostJoinReplaced, LossReason::Nested),
 ];
 
+/// Bytes that were no record: they have no handler to blame.
+pub(crate) const MALFORMED: (LossStage, LossReason) = (LossStage::Reader, LossReason::Malformed);
+
 /// Every way in which an event of a handler can be lost.
 pub(crate) fn losses() -> BTreeSet<(LossStage, LossReason)> {
     let in_kernel = KERNEL_LOSSES.map(|(_, reason)| (LossStage::Kernel, reason));
@@ -48,13 +51,8 @@ pub(crate) fn ledger(
     for row in handlers.iter().flat_map(|handler| &handler.lost) {
         add_lost(&mut lost, row.stage(), row.reason(), row.count);
     }
-    // Bytes that were no record have no handler to blame.
-    add_lost(
-        &mut lost,
-        LossStage::Reader,
-        LossReason::Malformed,
-        reader.malformed(),
-    );
+    let (stage, reason) = MALFORMED;
+    add_lost(&mut lost, stage, reason, reader.malformed());
     // Canaries take no sequence number.
     let settled: u64 = Handler::ALL
         .iter()

@@ -303,8 +303,7 @@ fn encode_ledger(ledger: &Ledger, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
             .iter()
             .map(|loss| lost(row.handler(), &row.lost, *loss))
     });
-    let malformed = (LossStage::Reader, LossReason::Malformed);
-    let of_none = lost(v1::Handler::Unspecified, &ledger.lost, malformed);
+    let of_none = lost(v1::Handler::Unspecified, &ledger.lost, ledger::MALFORMED);
     family(
         encoder,
         "ebpf_hello_events_lost",
