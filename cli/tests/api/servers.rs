@@ -1,14 +1,14 @@
 //! Processes that are killed and started again.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::executable;
+use crate::{executable, monitor::free_address};
 
 /// Patience with a process that starts on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -19,11 +19,6 @@ pub(crate) struct Server {
     arguments: Vec<String>,
     address: SocketAddr,
     child: Child,
-}
-
-pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// A collector without TLS on loopback, with a hub.

@@ -150,6 +150,7 @@ mod tests {
         assert!(failures.wait(address(3 * MAX_ADDRESSES as u32)).is_some());
         assert!(failures.wait(address(0)).is_none());
     }
+
     #[test]
     fn tokens_that_were_good_are_bounded_and_the_oldest_goes() {
         let proven = Proven::default();

@@ -329,16 +329,7 @@ async fn trimmed_history_is_told_with_its_count() {
 /// everything there is.
 #[tokio::test]
 async fn a_token_of_a_replaced_log_goes_on_with_all_of_the_new_one() {
-    let old = start().await;
-    old.append(&batch(1, 10)).await;
-    let mut stream = open(&mut old.observer().await, everything()).await;
-    let token = next(&mut stream).await.unwrap().unwrap().resume_token;
-    let new = start().await;
-    new.append(&batch(2, 20)).await;
-    let request = v1::ObserveRequest {
-        resume_token: token,
-        ..everything()
-    };
+    let (new, request) = replaced().await;
     let events = all(&mut new.observer().await, request).await;
     let told = losses(&events);
     assert_eq!(told.len(), 1, "{told:?}");

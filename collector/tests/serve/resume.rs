@@ -126,16 +126,7 @@ async fn who_goes_on_after_the_collector_stopped_misses_nothing() {
 /// The first message has a token as well: of before the loss that follows.
 #[tokio::test]
 async fn who_heard_only_the_hello_of_a_replaced_log_still_hears_of_the_loss() {
-    let old = start().await;
-    old.append(&batch(1, 10)).await;
-    let mut stream = open(&mut old.observer().await, everything()).await;
-    let token = next(&mut stream).await.unwrap().unwrap().resume_token;
-    let new = start().await;
-    new.append(&batch(2, 20)).await;
-    let request = v1::ObserveRequest {
-        resume_token: token,
-        ..everything()
-    };
+    let (new, request) = replaced().await;
     let mut stream = new.observer().await.observe(request).await.unwrap();
     let hello = next(stream.get_mut()).await.unwrap().unwrap();
     assert!(matches!(hello.message, Some(Message::Hello(_))));

@@ -73,6 +73,21 @@ pub(crate) async fn start() -> Server {
     start_with(Arc::new(Memory::new(256 << 20)), Options::default()).await
 }
 
+/// A server with twenty events, and a request that goes on where somebody was in another's log.
+pub(crate) async fn replaced() -> (Server, v1::ObserveRequest) {
+    let old = start().await;
+    old.append(&batch(1, 10)).await;
+    let mut stream = open(&mut old.observer().await, everything()).await;
+    let token = next(&mut stream).await.unwrap().unwrap().resume_token;
+    let new = start().await;
+    new.append(&batch(2, 20)).await;
+    let request = v1::ObserveRequest {
+        resume_token: token,
+        ..everything()
+    };
+    (new, request)
+}
+
 pub(crate) async fn start_with(log: Arc<dyn Log>, options: Options) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("observer.sock");
