@@ -5,12 +5,14 @@
 //! for events that it has.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::File,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
+
+use crate::private;
 
 const FILE: &str = "epoch";
 const NEW: &str = "epoch.new";
@@ -91,10 +93,7 @@ fn read(path: &Path) -> Result<Option<u64>, EpochError> {
 
 /// Replaces it whole, and returns when the disk has it.
 fn write(directory: &Path, path: &Path, epoch: u64) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
+    private::directory(directory)?;
     let new = directory.join(NEW);
     let mut file = File::options()
         .create(true)

@@ -31,6 +31,7 @@ mod owners;
 mod placement;
 mod policies;
 mod pool;
+mod private;
 mod processes;
 mod programming;
 pub mod publish;

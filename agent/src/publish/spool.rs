@@ -7,10 +7,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     ops::Bound,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,7 @@ use super::{
     segment::{self, Frame, Part},
     tally::{Span, Tally},
 };
+use crate::private;
 
 /// Segments of a full spool: room comes back by so much at once.
 const SEGMENTS: u64 = 32;
@@ -156,7 +157,7 @@ impl Spool {
             directory: directory.clone(),
             error,
         };
-        prepare(directory).map_err(unusable)?;
+        private::directory(directory).map_err(unusable)?;
         let lock = private().open(directory.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -356,7 +357,7 @@ impl Spool {
             None => {
                 let path = self.path(key);
                 // It may have been removed by whoever cleans up.
-                let file = prepare(&self.options.directory)
+                let file = private::directory(&self.options.directory)
                     .and_then(|()| private().create_new(true).open(&path))
                     .map_err(|error| SpoolError::File {
                         what: "make",
@@ -523,7 +524,7 @@ impl Spool {
     /// Writes something of a block's size to the disk itself, and takes it away again.
     pub(super) fn probe(&self) -> Result<(), SpoolError> {
         let path = self.options.directory.join(PROBE);
-        let written = prepare(&self.options.directory)
+        let written = private::directory(&self.options.directory)
             .and_then(|()| private().open(&path))
             .and_then(|file| {
                 file.write_all_at(&[0; 4096], 0)?;
@@ -574,15 +575,6 @@ fn of(events: u64) -> Tally {
         spans: if events == 0 { Vec::new() } else { vec![span] },
         ..Tally::default()
     }
-}
-
-/// Makes the directory, for this user alone: it holds what processes did.
-fn prepare(directory: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }
 
 /// A file for this user alone, made where it is not there.

@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt as _;
+
 use ebpf_hello_loader::abi::Handler;
 
 use super::*;

@@ -10,6 +10,9 @@ use crate::counter::Counter;
 /// agents are replaced only when their pods are deleted.
 const OLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/chart-0.0.1");
 
+/// What an agent keeps on its node.
+const STATE: [&str; 4] = ["epoch", "identity", "policy.json", "spool"];
+
 /// What is not of the release, and may stay: told in the chart's notes.
 pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Cluster) {
     let shop = cluster.with_namespace("mine");
@@ -49,12 +52,11 @@ pub(crate) fn uninstall_leaves_what_is_the_users_and_nothing_else(cluster: &Clus
     assert!(ours.is_empty(), "left behind: {ours:#?}");
     for node in cluster.nodes() {
         // The directory is the node's; what its files are for is documented.
-        let files = node.run("ls -A /var/lib/ebpf-hello 2>/dev/null || true");
-        println!(
-            "    {}:/var/lib/ebpf-hello: {}",
-            node.name(),
-            files.split_whitespace().collect::<Vec<_>>().join(" ")
-        );
+        let files = node.run("ls -A /var/lib/ebpf-hello");
+        let files: BTreeSet<&str> = files.split_whitespace().collect();
+        println!("    {}:/var/lib/ebpf-hello: {files:?}", node.name());
+        assert!(files.is_subset(&STATE.into()), "{files:?}");
+        assert_eq!(node.run("stat -c %a /var/lib/ebpf-hello").trim(), "700");
         node.run("rm -rf /var/lib/ebpf-hello");
         let programs = node.run("ls /run/ebpf-hello 2>/dev/null || true");
         assert!(programs.trim().is_empty(), "{}: {programs}", node.name());
