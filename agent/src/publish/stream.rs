@@ -339,6 +339,8 @@ impl Session<'_> {
             publish_response::Message::Settings(settings) => {
                 self.uplink.shared.state().set(&settings);
                 self.uplink.shared.tell_changed();
+                // A batch that is open may have less time now.
+                self.uplink.shared.opened.notify_one();
                 false
             }
             publish_response::Message::Hello(_) => false,

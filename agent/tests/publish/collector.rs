@@ -37,6 +37,8 @@ pub(crate) struct Behaviour {
     pub(crate) reports: Vec<v1::NodeReport>,
     pub(crate) hellos: Vec<v1::AgentHello>,
     pub(crate) encodings: Vec<Option<String>>,
+    /// Into the last stream, for as long as it is open.
+    responses: Option<mpsc::WeakSender<Result<v1::PublishResponse, Status>>>,
 }
 
 /// A socket, and who serves it. What it stored survives that it stops.
@@ -81,6 +83,15 @@ impl Collector {
 
     pub(crate) fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
         self.behaviour.lock().unwrap()
+    }
+
+    /// Sends other settings into the stream that is open.
+    pub(crate) fn change(&self, settings: v1::Settings) {
+        let responses = self.behaviour().responses.clone();
+        let responses = responses.and_then(|responses| responses.upgrade());
+        let message = Some(publish_response::Message::Settings(settings));
+        let response = v1::PublishResponse { message };
+        responses.unwrap().try_send(Ok(response)).unwrap();
     }
 
     pub(crate) fn sequences(&self) -> Vec<u64> {
@@ -155,6 +166,7 @@ impl CollectorService for Service {
             }
         }
         let (responses, stream) = mpsc::channel(16);
+        self.0.lock().unwrap().responses = Some(responses.downgrade());
         let behaviour = Arc::clone(&self.0);
         tokio::spawn(async move {
             if let Err(status) = serve(&behaviour, request.into_inner(), &responses).await {

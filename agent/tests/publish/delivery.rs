@@ -1,6 +1,28 @@
 use super::*;
 use tonic::codec::CompressionEncoding;
 
+/// The longest that a collector can ask for.
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lingering(linger: Duration) -> v1::Settings {
+    let nanos = u64::try_from(linger.as_nanos()).unwrap();
+    v1::Settings {
+        linger: Some(ebpf_hello_proto::Duration::from_nanos(nanos)),
+        ..v1::Settings::default()
+    }
+}
+
+/// How long it takes until an event that comes alone is delivered.
+async fn delivery(publisher: &Publisher, accounts: &Accounts, sequence: u64) -> Duration {
+    let offered = std::time::Instant::now();
+    publisher.offer(batch(7, [sequence]), Duration::ZERO);
+    until("delivered", || {
+        settled(accounts, Outcome::Delivered) == sequence
+    })
+    .await;
+    offered.elapsed()
+}
+
 #[tokio::test]
 async fn every_event_arrives_as_it_was_and_is_delivered_once() {
     let mut collector = Collector::new();
@@ -37,6 +59,58 @@ async fn an_event_alone_does_not_wait_for_others() {
     publisher.offer(batch(7, [1]), Duration::ZERO);
     until("delivered", || settled(&accounts, Outcome::Delivered) == 1).await;
     assert_eq!(publisher.state().unacknowledged, 0);
+}
+
+#[tokio::test]
+async fn an_event_waits_for_others_as_long_as_the_collector_says() {
+    let mut collector = Collector::new();
+    collector.behaviour().settings = Some(lingering(SECOND));
+    collector.arrive();
+    let (publisher, accounts) = start(options(7), &collector);
+    until("connected", || publisher.state().connected).await;
+    let took = delivery(&publisher, &accounts, 1).await;
+    assert!((SECOND..SECOND * 5).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn settings_that_come_later_replace_those_of_the_start() {
+    let mut collector = Collector::new();
+    collector.behaviour().settings = Some(lingering(SECOND));
+    collector.arrive();
+    let (publisher, accounts) = start(options(7), &collector);
+    until("connected", || publisher.state().connected).await;
+    assert!(delivery(&publisher, &accounts, 1).await >= SECOND);
+    collector.change(lingering(Duration::from_millis(5)));
+    // Acknowledged behind the settings: with it they have been heard.
+    delivery(&publisher, &accounts, 2).await;
+    let mut quickest = LONG;
+    for sequence in 3..=5 {
+        quickest = quickest.min(delivery(&publisher, &accounts, sequence).await);
+    }
+    assert!(quickest < SECOND, "{quickest:?}");
+}
+
+#[tokio::test]
+async fn a_shorter_time_is_for_a_batch_that_is_open_too() {
+    let mut collector = Collector::new();
+    collector.arrive();
+    let (publisher, accounts) = start(options(7), &collector);
+    until("connected", || publisher.state().connected).await;
+    let mut quickest = LONG;
+    for sequence in [1, 3, 5] {
+        collector.change(lingering(SECOND));
+        // Acknowledged behind the settings: with it they have been heard.
+        delivery(&publisher, &accounts, sequence).await;
+        let offered = std::time::Instant::now();
+        publisher.offer(batch(7, [sequence + 1]), Duration::ZERO);
+        collector.change(lingering(Duration::from_millis(5)));
+        until("delivered", || {
+            settled(&accounts, Outcome::Delivered) == sequence + 1
+        })
+        .await;
+        quickest = quickest.min(offered.elapsed());
+    }
+    assert!(quickest < SECOND, "{quickest:?}");
 }
 
 #[tokio::test]
