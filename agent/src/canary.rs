@@ -1,7 +1,8 @@
 //! Readiness, as it is seen and not as it is believed: a marked exec and a marked system call of our own have to come
 //! through every program, ring buffer, reader and queue that others' events take.
 //!
-//! A canary ends where a batch has been handed on; no consumer meets one. They are counted apart.
+//! A canary ends where who prints or publishes events has done with what came with it ([`Events`](crate::Events)), and
+//! meets none. They are counted apart.
 
 use std::{
     collections::HashSet,
@@ -132,6 +133,11 @@ impl Canaries {
                 .0;
         }
         true
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self, nonce: NonZeroU64) -> bool {
+        self.awaited().contains(&nonce)
     }
 
     fn awaited(&self) -> MutexGuard<'_, HashSet<NonZeroU64>> {

@@ -1,17 +1,14 @@
 //! The reader's sink: turns records into events and hands them on in batches.
 
-use std::{
-    num::NonZeroU64,
-    sync::{Arc, mpsc::SyncSender},
-};
+use std::{num::NonZeroU64, sync::Arc};
 
 use ebpf_hello_loader::{CgroupView, Record, RecordError, Sink, abi::Handler};
 use ebpf_hello_proto::v1::Event;
 
 use crate::{
-    Accounts, Outcome,
-    canary::{self, Canaries},
+    Accounts, Outcome, canary,
     event::{Origin, event},
+    events::{Out, Parcel},
     follower::Changes,
     identity::Paths,
     processes::Processes,
@@ -37,12 +34,9 @@ pub(crate) struct Intake {
     origin: Arc<Origin>,
     processes: Processes,
     wall: Wall,
-    batch: Batch,
-    /// Canaries among the records of the batch: they arrive when it is handed on.
-    waiting: Vec<(Handler, u64)>,
-    canaries: Arc<Canaries>,
+    parcel: Parcel,
     accounts: Arc<Accounts>,
-    out: SyncSender<Batch>,
+    out: Out,
     changes: Changes,
     /// Where events get their pods from, where there are any.
     paths: Option<Arc<Paths>>,
@@ -52,20 +46,17 @@ impl Intake {
     pub(crate) fn new(
         origin: Arc<Origin>,
         processes: Processes,
-        canaries: Arc<Canaries>,
         accounts: Arc<Accounts>,
-        out: SyncSender<Batch>,
+        out: Out,
         changes: Changes,
         paths: Option<Arc<Paths>>,
     ) -> Self {
         Intake {
             origin,
             processes,
-            waiting: Vec::new(),
-            canaries,
             accounts,
             wall: Wall::now(),
-            batch: Vec::with_capacity(BATCH),
+            parcel: Batch::with_capacity(BATCH).into(),
             out,
             changes,
             paths,
@@ -75,22 +66,23 @@ impl Intake {
 
 impl Sink for Intake {
     fn record(&mut self, record: Record<'_>) {
-        if self.batch.is_empty() {
+        if self.parcel.batch.is_empty() {
             self.wall = Wall::now();
         }
         let row = usize::from(record.header().handler);
         // The programs write nothing else; a row out of range is put where process records are.
         let handler = *Handler::ALL.get(row).unwrap_or(&Handler::Dispatch);
         if let Some(nonce) = canary::nonce(&record) {
-            self.waiting.push((handler, nonce));
+            self.accounts.settle(Some(handler), Outcome::Canary);
+            self.parcel.canaries.extend(NonZeroU64::new(nonce));
             return;
         }
         let event = event(record, &self.origin, &mut self.processes, self.wall);
-        self.batch.push(Item {
+        self.parcel.batch.push(Item {
             handler: Some(handler),
             event,
         });
-        if self.batch.len() == BATCH {
+        if self.parcel.batch.len() == BATCH {
             self.flush();
         }
     }
@@ -109,18 +101,12 @@ impl Sink for Intake {
     }
 
     fn flush(&mut self) {
-        if self.batch.is_empty() && self.waiting.is_empty() {
+        if self.parcel.is_empty() {
             return;
         }
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
-        // The consumer is gone only when the whole pipeline ends; what it did not take stays in
+        let next = Batch::with_capacity(BATCH).into();
+        // The consumer is gone only when the whole pipeline ends, or where it panicked; what it did not take stays in
         // flight in the ledger.
-        let _ = self.out.send(batch);
-        for (handler, nonce) in self.waiting.drain(..) {
-            self.accounts.settle(Some(handler), Outcome::Canary);
-            if let Some(nonce) = NonZeroU64::new(nonce) {
-                self.canaries.arrive(nonce);
-            }
-        }
+        let _ = self.out.send(std::mem::replace(&mut self.parcel, next));
     }
 }

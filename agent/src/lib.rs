@@ -1,7 +1,7 @@
 //! The node pipeline: kernel records in, events out, every loss counted.
 //!
 //! ```text
-//! loader::Reader ─▶ intake (its thread): event, processes ─▶ batches ─▶ whoever prints or publishes
+//! loader::Reader ─▶ intake (its thread): event, processes ─▶ events ─▶ whoever prints or publishes
 //! Policy (files, or kubernetes) ─▶ compiler ─▶ desired ─▶ placement: assignment (which cgroup, which table) ─▶ programming ─▶ loader::Kernel
 //! loader::Reader ─▶ intake ─▶ follower (its thread): cgroups that came and went ─▶ placement
 //! loader::Kernel, intake, deliveries ─▶ ledger, status
@@ -18,6 +18,7 @@ mod desired;
 pub mod enrolment;
 pub mod epoch;
 mod event;
+mod events;
 mod flags;
 mod follower;
 pub mod identity;
@@ -49,6 +50,7 @@ mod wall;
 pub use accounts::{Accounts, Outcome};
 pub use canary::Way;
 pub use compiler::{Installed, Policy};
+pub use events::Events;
 pub use intake::{Batch, Item};
 pub use node::{AgentError, Node, NodeOptions};
 pub use owners::GONE;

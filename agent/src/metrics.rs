@@ -17,7 +17,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    Node, Status, ledger,
+    Node, Status,
+    kubernetes::{Kubernetes, Reach},
+    ledger,
     publish::{PublishState, Publisher, StateWatch},
 };
 
@@ -33,6 +35,10 @@ pub struct NodeMetrics {
 /// A publisher's numbers, read when asked.
 #[derive(Debug)]
 pub struct Publishing(StateWatch);
+
+/// Whether the API server answers, read when asked.
+#[derive(Debug)]
+pub struct ApiServer(Reach);
 
 /// The kernel's and the ledger's numbers, read when asked.
 struct AtScrape {
@@ -101,6 +107,12 @@ impl Collector for AtScrape {
             Ok((status, _)) => {
                 *failed = None;
                 encode_status(&status, &mut encoder)?;
+                gauge(
+                    &mut encoder,
+                    "ebpf_hello_invalid_filters",
+                    "Filters that are invalid as they are: the last good one stays, where there was one",
+                    self.node.invalid_filters(),
+                )?;
                 self.encode_rings(&mut encoder)
             }
             Err(error) => {
@@ -163,10 +175,29 @@ impl Collector for Publishing {
             ),
         ];
         for (name, help, value) in gauges {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+            gauge(&mut encoder, name, help, value)?;
         }
         Ok(())
+    }
+}
+
+// === impl ApiServer ===
+
+impl ApiServer {
+    /// Registers `ebpf_hello_api_server_up`.
+    pub fn register(registry: &mut Registry, kubernetes: &Kubernetes) {
+        registry.register_collector(Box::new(ApiServer(kubernetes.reach.clone())));
+    }
+}
+
+impl Collector for ApiServer {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        gauge(
+            &mut encoder,
+            "ebpf_hello_api_server_up",
+            "Whether the API server answers this agent: 1 or 0",
+            u64::from(self.0.away().is_none()),
+        )
     }
 }
 
@@ -311,6 +342,12 @@ fn encode_ledger(ledger: &Ledger, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
         MetricType::Counter,
         of_handlers.chain([of_none]),
     )
+}
+
+/// One metric with one number.
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
 }
 
 /// One metric with a row for each set of labels.

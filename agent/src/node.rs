@@ -3,7 +3,8 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicU64, Ordering},
+        mpsc::sync_channel,
     },
     thread::JoinHandle,
     time::SystemTime,
@@ -23,6 +24,7 @@ use crate::{
     counters::counters,
     desired::Selection,
     event::Origin,
+    events::{Consumer, Events, Out},
     follower::{self, Changes, Core},
     identity::{self, Identity, IdentityOptions},
     intake::Intake,
@@ -107,7 +109,9 @@ pub struct Node {
     /// Ends after the reader.
     follower: Mutex<Option<JoinHandle<()>>>,
     /// For what is told at the end; the receiver ends when it goes.
-    out: Mutex<Option<SyncSender<Batch>>>,
+    out: Mutex<Option<Out>>,
+    consumer: Consumer,
+    invalid_filters: AtomicU64,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
     pub(crate) canaries: Arc<Canaries>,
@@ -121,12 +125,11 @@ pub struct Node {
 // === impl Node ===
 
 impl Node {
-    /// Loads, programs, attaches and starts reading. Events come out of the receiver, which ends
-    /// after [`Node::drain`].
+    /// Loads, programs, attaches and starts reading.
     ///
     /// # Errors
     /// Whatever keeps a program from being loaded or attached, or the policy from being programmed.
-    pub fn start(mut options: NodeOptions) -> Result<(Node, Receiver<Batch>), AgentError> {
+    pub fn start(mut options: NodeOptions) -> Result<(Node, Events), AgentError> {
         let started = SystemTime::now();
         let arch = Arch::host();
         let (mut kernel, reader) = Kernel::load(options.load)?;
@@ -146,10 +149,10 @@ impl Node {
         let accounts = Arc::new(Accounts::default());
         let canaries = Arc::new(Canaries::default());
         let identity = options.identity.clone().map(Identity::new).map(Arc::new);
-        let (out, mut events) = sync_channel(QUEUE);
+        let (out, mut parcels) = sync_channel(QUEUE);
         if let Some(identity) = &identity {
             let (identified, consumed) = sync_channel(QUEUE);
-            let read = std::mem::replace(&mut events, consumed);
+            let read = std::mem::replace(&mut parcels, consumed);
             // Ends by itself when the last sender goes, before the receiver does.
             identity::spawn(
                 Arc::clone(identity),
@@ -159,6 +162,7 @@ impl Node {
                 identified,
             )?;
         }
+        let (events, consumer) = Events::new(parcels, Arc::clone(&canaries));
         let paths = identity
             .as_ref()
             .map(|identity| Arc::clone(&identity.paths));
@@ -184,7 +188,6 @@ impl Node {
         let intake = Intake::new(
             Arc::clone(&origin),
             processes,
-            Arc::clone(&canaries),
             Arc::clone(&accounts),
             out.clone(),
             changes,
@@ -198,6 +201,8 @@ impl Node {
             reader: Mutex::new(Some(reader)),
             follower: Mutex::new(Some(follower)),
             out: Mutex::new(Some(out)),
+            consumer,
+            invalid_filters: AtomicU64::new(0),
             origin,
             accounts,
             canaries,
@@ -225,6 +230,12 @@ impl Node {
             .is_some_and(|reader| !reader.is_finished())
     }
 
+    /// Whether somebody takes the [`Events`]. When nobody does, whoever did has ended: nothing will mend that but a
+    /// restart.
+    pub fn is_consumed(&self) -> bool {
+        self.consumer.is_there()
+    }
+
     /// Makes it another policy. What that leaves as it is is not touched.
     ///
     /// # Errors
@@ -249,6 +260,15 @@ impl Node {
     /// Notes what the API server has not told yet, a sentence each: the node is not ready until that is empty.
     pub fn note_unheard(&self, unheard: Vec<String>) {
         self.readiness.note_unheard(unheard);
+    }
+
+    /// Notes how many filters are invalid as they are. The node does its work all the same: it is a metric.
+    pub fn note_invalid_filters(&self, filters: u64) {
+        self.invalid_filters.store(filters, Ordering::Relaxed);
+    }
+
+    pub(crate) fn invalid_filters(&self) -> u64 {
+        self.invalid_filters.load(Ordering::Relaxed)
     }
 
     fn note_policy(&self, programmed: Result<(), AgentError>) -> Result<(), AgentError> {
@@ -285,7 +305,9 @@ impl Node {
     fn tell_suppressed(&self, buckets: &[(BucketKey, Bucket)]) {
         let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(out) = out.as_ref() {
-            suppressed::tell(&self.origin, buckets, |batch| out.try_send(batch).is_ok());
+            suppressed::tell(&self.origin, buckets, |batch| {
+                out.try_send(batch.into()).is_ok()
+            });
         }
     }
 
@@ -351,8 +373,10 @@ impl Node {
         let buckets = self.kernel().buckets()?;
         if let Some(out) = out {
             // A consumer that is gone has settled nothing: what it missed stays in flight.
-            let _ = out.send(batch);
-            suppressed::tell(&self.origin, &buckets, |batch| out.send(batch).is_ok());
+            let _ = out.send(batch.into());
+            suppressed::tell(&self.origin, &buckets, |batch| {
+                out.send(batch.into()).is_ok()
+            });
         }
         Ok(())
     }
@@ -567,14 +591,14 @@ fn older_processes(
 fn spawn(
     reader: Reader,
     mut intake: Intake,
-    out: SyncSender<Batch>,
+    out: Out,
     first: Batch,
 ) -> Result<JoinHandle<Result<(), LoadError>>, AgentError> {
     std::thread::Builder::new()
         .name("ring-reader".into())
         .spawn(move || {
             // The consumer is gone only when the whole pipeline ends.
-            let _ = out.send(first);
+            let _ = out.send(first.into());
             drop(out);
             reader.run(&mut intake)
         })

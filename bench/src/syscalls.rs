@@ -158,7 +158,7 @@ impl Syscalls {
         let (node, events) = Node::start(options).context("cannot start the node")?;
         let accounts = node.accounts();
         let consumer = thread::spawn(move || {
-            for item in events.iter().flatten() {
+            for item in events.flatten() {
                 accounts.settle(item.handler, Outcome::Delivered);
             }
         });

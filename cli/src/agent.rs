@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, mpsc::Receiver},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,12 +13,12 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
 use ebpf_hello_agent::{
-    Batch, Node, NodeOptions, Policy, Redactor,
+    Events, Node, NodeOptions, Policy, Redactor,
     enrolment::{Enrolment, EnrolmentOptions},
     epoch,
     identity::Pods,
     kubernetes::FilterWatch,
-    metrics::{NodeMetrics, Publishing},
+    metrics::{ApiServer, NodeMetrics, Publishing},
     publish::{
         Connect, ConnectError, MEMORY, PublishOptions, Publisher, SpoolOptions, spooled_epoch,
     },
@@ -242,7 +242,7 @@ async fn connect(arguments: &AgentArguments, node: &str) -> anyhow::Result<Way> 
 
 /// Hands events on, on a thread of its own.
 fn offer(
-    events: Receiver<Batch>,
+    events: Events,
     publisher: Arc<Publisher>,
     local: Arc<Local>,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
@@ -274,6 +274,9 @@ async fn watch(
     let mut registry = Registry::default();
     let metrics = NodeMetrics::register(&mut registry, Arc::clone(node), env!("CARGO_PKG_VERSION"));
     Publishing::register(&mut registry, publisher);
+    if let Some(filters) = &filters {
+        ApiServer::register(&mut registry, filters.kubernetes());
+    }
     tokio::spawn(monitor::serve(arguments.metrics_addr, registry, Arc::clone(node) as _).await?);
     let mut watcher = Watcher::new(&arguments.filters)?;
     let programmed = Arc::new(Notify::new());

@@ -62,7 +62,10 @@ pub(crate) struct Watcher {
 
 /// Makes the filters as they are now the policy; a mistake in them leaves the last good one.
 pub(crate) fn reload(paths: &[PathBuf], node: &Node) {
-    let applied = load(paths).and_then(|filters| {
+    let loaded = load(paths);
+    // Of one that is, the others are not applied either.
+    node.note_invalid_filters(u64::from(loaded.is_err()));
+    let applied = loaded.and_then(|filters| {
         let count = filters.len();
         node.apply(Policy::of(filters))?;
         Ok(count)

@@ -26,11 +26,14 @@ pub(crate) async fn watch(node: &Arc<Node>) {
 
 impl Health for Node {
     fn ailments(&self) -> Vec<String> {
-        if self.is_reading() {
-            Vec::new()
-        } else {
-            vec!["the thread that reads the ring buffers has ended".to_owned()]
-        }
+        let threads = [
+            (self.is_reading(), "reads the ring buffers"),
+            (self.is_consumed(), "takes the events that were read"),
+        ];
+        let ended = threads.into_iter().filter(|(is_at_work, _)| !is_at_work);
+        ended
+            .map(|(_, work)| format!("the thread that {work} has ended"))
+            .collect()
     }
 
     fn lacks(&self) -> Vec<String> {

@@ -49,9 +49,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         .context("cannot start the event loop")?;
     let local = Arc::new(runtime.block_on(Local::start(&node, arguments.listen.as_ref()))?);
     let offered = Arc::clone(&local);
-    let events = events
-        .into_iter()
-        .inspect(move |batch| offered.offer(batch));
+    let events = events.inspect(move |batch| offered.offer(batch));
     let (printer, stdout_gone) = printer::start(arguments.output, events, node.accounts())?;
     let result = runtime.block_on(watch(arguments, &node, &local, stdout_gone));
     printer.end();

@@ -3,14 +3,19 @@
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::{Identity, stage::Stage};
-use crate::{Accounts, Batch, event::Origin, node::AgentError};
+use crate::{
+    Accounts,
+    event::Origin,
+    events::{Out, Parcel},
+    node::AgentError,
+};
 
 /// How often is looked for news while events wait.
 const WAITING: Duration = Duration::from_millis(10);
@@ -25,8 +30,8 @@ pub(crate) fn spawn(
     identity: Arc<Identity>,
     origin: Arc<Origin>,
     accounts: Arc<Accounts>,
-    events: Receiver<Batch>,
-    out: SyncSender<Batch>,
+    events: Receiver<Parcel>,
+    out: Out,
 ) -> Result<JoinHandle<()>, AgentError> {
     let stage = Stage::new(&identity, origin, accounts);
     std::thread::Builder::new()
@@ -38,7 +43,7 @@ pub(crate) fn spawn(
         })
 }
 
-fn run(identity: &Identity, mut stage: Stage, events: &Receiver<Batch>, out: &SyncSender<Batch>) {
+fn run(identity: &Identity, mut stage: Stage, events: &Receiver<Parcel>, out: &Out) {
     let paths = &identity.paths;
     let mut changes = identity.options.pods.changes();
     let mut version = paths.version();
@@ -49,7 +54,7 @@ fn run(identity: &Identity, mut stage: Stage, events: &Receiver<Batch>, out: &Sy
             (false, true) => OWING,
             (false, false) => TIDY,
         };
-        let batch = events.recv_timeout(timeout);
+        let parcel = events.recv_timeout(timeout);
         let now = Instant::now();
         let is_paths = std::mem::replace(&mut version, paths.version()) != version;
         let is_pods = changes.has_changed().unwrap_or(false);
@@ -59,8 +64,14 @@ fn run(identity: &Identity, mut stage: Stage, events: &Receiver<Batch>, out: &Sy
         if (is_pods || is_paths) && stage.is_open() {
             stage.look_again(now);
         }
-        match batch {
-            Ok(batch) => batch.into_iter().for_each(|item| stage.take(item, now)),
+        let mut canaries = Vec::new();
+        match parcel {
+            Ok(parcel) => {
+                canaries = parcel.canaries;
+                for item in parcel.batch {
+                    stage.take(item, now);
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -69,12 +80,15 @@ fn run(identity: &Identity, mut stage: Stage, events: &Receiver<Batch>, out: &Sy
             tidied = now;
             stage.forget(now);
         }
+        // Canaries wait for no pod.
         let batch = stage.out();
-        if !batch.is_empty() {
-            // The consumer is gone only when the whole pipeline ends; what it did not take stays in flight.
-            let _ = out.send(batch);
+        let parcel = Parcel { batch, canaries };
+        if !parcel.is_empty() {
+            // The consumer is gone only when the whole pipeline ends, or where it panicked; what it did not take stays
+            // in flight.
+            let _ = out.send(parcel);
         }
     }
     stage.end(Instant::now());
-    let _ = out.send(stage.out());
+    let _ = out.send(stage.out().into());
 }

@@ -117,6 +117,12 @@ impl Catalogue {
         }
     }
 
+    /// How many are invalid as they are.
+    pub(super) fn invalid(&self) -> u64 {
+        let entries = self.0.values();
+        entries.filter(|entry| !entry.is_valid()).count() as u64
+    }
+
     /// Takes in the objects of a saved policy, each as it was when it was good.
     pub(super) fn restore(&mut self, objects: Vec<Value>) {
         for object in objects {
@@ -200,6 +206,12 @@ impl Entry {
             applied: None,
         }
     }
+
+    /// Whether what is in force is what was looked at last; one that was saved is until it is looked at.
+    fn is_valid(&self) -> bool {
+        let good = self.good.as_ref();
+        good.is_some_and(|good| self.seen < 0 || good.generation == self.seen)
+    }
 }
 
 fn key(kind: Kind, object: &Object<()>) -> Key {
@@ -274,7 +286,9 @@ mod tests {
             "it never was good"
         );
         assert_eq!(in_force(&mut catalogue), one("u1", 1));
+        assert_eq!(catalogue.invalid(), 2);
         assert!(put(&mut catalogue, object("a", "u1", 3, RULES)));
+        assert_eq!(catalogue.invalid(), 1);
         assert_eq!(in_force(&mut catalogue), one("u1", 3));
     }
 
@@ -305,7 +319,9 @@ mod tests {
         let mut catalogue = Catalogue::default();
         catalogue.restore(before.objects());
         assert_eq!(in_force(&mut catalogue), one("u1", 4));
+        assert_eq!(catalogue.invalid(), 0);
         put(&mut catalogue, object("a", "u1", 5, BAD));
+        assert_eq!(catalogue.invalid(), 1);
         assert_eq!(in_force(&mut catalogue), one("u1", 4));
         put(&mut catalogue, object("a", "u1", 6, RULES));
         assert_eq!(in_force(&mut catalogue), one("u1", 6));

@@ -140,6 +140,11 @@ impl Knowledge {
         self.namespaces = None;
     }
 
+    /// How many filters are invalid as they are.
+    pub(super) fn invalid_filters(&self) -> u64 {
+        self.catalogue.invalid()
+    }
+
     /// What it amounts to; `None` until enough is known.
     pub(super) fn policy(&mut self) -> Option<Policy> {
         if !self.unheard.is_empty() {

@@ -93,6 +93,11 @@ impl FilterWatch {
         }
     }
 
+    /// Who is asked.
+    pub fn kubernetes(&self) -> &Kubernetes {
+        &self.kubernetes
+    }
+
     /// The policy to start with: what was saved.
     pub fn policy(&mut self) -> Policy {
         self.knowledge.policy().unwrap_or_default()
@@ -126,6 +131,7 @@ impl FilterWatch {
                             applied(since.elapsed());
                         }
                     }
+                    node.note_invalid_filters(self.knowledge.invalid_filters());
                     node.note_unheard(self.unheard());
                 }
                 Ok(()) = pods.changed() => {

@@ -193,7 +193,7 @@ pub(crate) fn cgroups_and_policies_that_are_gone_make_room_and_their_counts_stay
     let (node, events) = Node::start(options).unwrap();
     let accounts = node.accounts();
     let consumer = thread::spawn(move || {
-        for item in events.iter().flatten() {
+        for item in events.flatten() {
             accounts.settle(item.handler, Outcome::Delivered);
         }
     });

@@ -42,6 +42,7 @@ const FAULTS: &[Fault] = &[
         told: |agent| {
             agent.await_metric("ebpf_hello_publisher_connected", |it| it == 1.0);
             agent.await_metric("ebpf_hello_spool_failed", |it| it == 0.0);
+            agent.await_metric("ebpf_hello_invalid_filters", |it| it == 0.0);
         },
     },
     Fault {
@@ -157,6 +158,7 @@ const FAULTS: &[Fault] = &[
             (agent, Box::new(()))
         },
         told: |agent| {
+            agent.await_metric("ebpf_hello_invalid_filters", |it| it == 1.0);
             let delivered = "ebpf_hello_events_delivered_total{handler=\"trace\"}";
             let before = agent.metric(delivered);
             generate(&["call", UNUSED_CALL, "10"]);
@@ -173,6 +175,20 @@ const FAULTS: &[Fault] = &[
             agent.await_answer("/readyz", 200, "ok");
             let reader = agent.thread("ring-reader").to_string();
             let held = command(&["hold", &reader]);
+            (agent, Box::new(held))
+        },
+        told: |_| {},
+    },
+    Fault {
+        name: "a publisher that is stuck",
+        healthz: 200,
+        readyz: 503,
+        says: "no exec canary came through within 5 s",
+        cause: |place| {
+            let agent = place.agent(&[]);
+            agent.await_answer("/readyz", 200, "ok");
+            let publisher = agent.thread("publisher").to_string();
+            let held = command(&["hold", &publisher]);
             (agent, Box::new(held))
         },
         told: |_| {},

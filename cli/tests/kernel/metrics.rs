@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a node has from its start on.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "ebpf_hello_build_info",
     "ebpf_hello_events_canary_total",
     "ebpf_hello_events_counted_total",
@@ -20,6 +20,7 @@ const NAMES: [&str; 18] = [
     "ebpf_hello_events_suppressed_total",
     "ebpf_hello_events_table_miss_total",
     "ebpf_hello_filter_apply_seconds",
+    "ebpf_hello_invalid_filters",
     "ebpf_hello_program_run_count_total",
     "ebpf_hello_program_run_seconds_total",
     "ebpf_hello_publisher_connected",

@@ -10,11 +10,13 @@ use ebpf_hello_e2e::eventually;
 use ebpf_hello_proto::v1::Event;
 use serde_json::json;
 
-use crate::stage::{Mix, NODE, Stage, call, of_process};
+use crate::stage::{Agent, Mix, NODE, Stage, call, of_process};
 
 /// A call that nothing else makes.
 const CALL: &str = "getppid";
 const OTHER: &str = "sched_get_priority_max";
+/// A metric: whether the API server answers.
+const SERVER: &str = "ebpf_hello_api_server_up";
 
 fn trace(call: &str) -> serde_json::Value {
     json!([{"syscalls": [call], "handler": "Trace"}])
@@ -276,6 +278,7 @@ async fn a_filter_that_is_wrong_disturbs_no_other_and_stays_as_it_was_good() {
     let pid = call(&cgroup, CALL, 10);
     assert_eq!(reader.await_events(pid, 10).await.len(), 10);
     assert!(agent.log().contains("getpppid"), "{}", agent.log());
+    await_metric(&agent, "ebpf_hello_invalid_filters", 2).await;
 
     // Also for an agent that never saw it good: its state did.
     eventually("the policy is saved", async || saved(&stage, "once-good")).await;
@@ -450,7 +453,9 @@ async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
     let cgroup = stage.pod_cgroup(&uid);
     let (web, db) = (cgroup.join("aaaa"), cgroup.join("bbbb"));
 
+    await_metric(&agent, SERVER, 1).await;
     stage.server.kill();
+    await_metric(&agent, SERVER, 0).await;
     let pid = call(&web, CALL, 10);
     assert_eq!(reader.await_events(pid, 10).await.len(), 10);
     assert_eq!(agent.unready(), "");
@@ -484,7 +489,18 @@ async fn the_last_good_policy_outlives_the_api_server_and_the_agent() {
         back.elapsed()
     );
     agent.await_programmed("kept", generation, 1).await;
+    await_metric(&agent, SERVER, 1).await;
     agent.end().assert_balanced();
+}
+
+/// Waits until a metric of the agent has a value.
+async fn await_metric(agent: &Agent, name: &str, value: u64) {
+    let line = format!("\n{name} {value}\n");
+    eventually(name, async || {
+        let text = agent.metrics();
+        text.contains(&line).then_some(()).ok_or(text)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
