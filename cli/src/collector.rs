@@ -97,6 +97,13 @@ struct KubernetesArguments {
 /// A collector's health: it runs, or its process has ended.
 struct Running(Arc<Collector>);
 
+impl CollectorArguments {
+    /// Whether other collectors have the same events.
+    fn is_hub_shared(&self) -> bool {
+        self.hub.starts_with("nats://") || self.hub.starts_with("tls://")
+    }
+}
+
 pub(crate) fn run(arguments: &CollectorArguments) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -178,7 +185,7 @@ async fn kubernetes(arguments: &KubernetesArguments) -> anyhow::Result<Option<Ku
 
 /// The log, and the NATS server if it is there that the log is.
 async fn log(arguments: &CollectorArguments) -> anyhow::Result<(Arc<dyn Log>, Option<Arc<Nats>>)> {
-    if arguments.hub.starts_with("nats://") || arguments.hub.starts_with("tls://") {
+    if arguments.is_hub_shared() {
         let nats = Arc::new(nats(arguments).await?);
         return Ok((nats.clone(), Some(nats)));
     }
@@ -228,13 +235,14 @@ async fn listeners(
     tls: Option<Arc<Reload<TlsFiles>>>,
     authenticate: Arc<dyn Authenticate>,
 ) -> anyhow::Result<(Vec<Listener>, Option<socket::Served>)> {
-    let door: Arc<dyn Handshake> = Arc::new(Door::new(
-        tls.clone(),
-        Limits {
-            connections_per_address: arguments.connections_per_address,
-            ..Limits::default()
-        },
-    ));
+    let mut limits = Limits {
+        connections_per_address: arguments.connections_per_address,
+        ..Limits::default()
+    };
+    if arguments.is_hub_shared() {
+        limits.age = Limits::SHARED_AGE;
+    }
+    let door: Arc<dyn Handshake> = Arc::new(Door::new(tls.clone(), limits));
     let mut listeners = Vec::new();
     for listen in &arguments.listen {
         if let (Listen::Tcp(address), None) = (listen, &tls) {

@@ -56,7 +56,7 @@ impl AtScrape for CollectorMetrics {
             ),
             (
                 "ebpf_hello_collector_refusals",
-                "Batches and streams that broke the protocol's rules",
+                "Agents' streams that were not opened, and batches that are invalid",
                 accounts.refusals(),
             ),
             (

@@ -21,6 +21,12 @@ pub struct Limits {
 
 // === impl Limits ===
 
+impl Limits {
+    /// The age where other collectors share a hub with this one: connections that all went to one, as when the others
+    /// were restarted, spread within so long.
+    pub const SHARED_AGE: Duration = Duration::from_secs(3600);
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {

@@ -155,27 +155,20 @@ async fn accept(
 }
 
 async fn connection(collector: &Collector, io: Box<dyn Io>, peer: Peer, router: Router) {
-    let options = &collector.options;
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         request.map(axum::body::Body::new)
     });
-    let builder = builder(options);
+    let builder = builder(&collector.options);
     let connection = builder.serve_connection(
         TokioIo::new(Lingering::new(io, LINGER)),
         TowerToHyperService::new(service),
     );
     tokio::pin!(connection);
     let mut stop = collector.stop.clone();
-    let aged = async {
-        match options.max_connection_age {
-            Some(age) => sleep(age).await,
-            None => std::future::pending().await,
-        }
-    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = stopped(&mut stop) => {}, () = aged => {} } } => {
+        () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -63,8 +63,6 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Time between questions whether an HTTP/2 connection is alive, and for their answer.
     pub keep_alive: Duration,
-    /// After this a connection is asked to end: its streams go on, new ones need a new one.
-    pub max_connection_age: Option<Duration>,
     /// Time that streams have to end at a shutdown.
     pub shutdown_grace: Duration,
     /// Origins that browsers may ask from; none: CORS is off.
@@ -104,7 +102,6 @@ impl Default for Options {
             max_streams: 100,
             handshake_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(20),
-            max_connection_age: None,
             shutdown_grace: Duration::from_secs(5),
             origins: Vec::new(),
             node_retention: Duration::from_secs(24 * 3600),

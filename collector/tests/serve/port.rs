@@ -72,27 +72,26 @@ async fn a_connection_that_says_nothing_is_closed_and_connections_are_bounded() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_past_its_age_is_asked_to_go_and_its_streams_go_on() {
+async fn streams_of_a_connection_are_bounded_and_the_next_waits_until_one_ends() {
     let options = Options {
-        max_connection_age: Some(Duration::from_millis(100)),
+        max_streams: 2,
         ..Options::default()
     };
     let server = start_with(Arc::new(Memory::new(1 << 20)), options).await;
-    // A connection may have its age before its first request.
-    let mut stream = loop {
-        match server.observer().await.observe(live()).await {
-            Ok(response) => break response.into_inner(),
-            Err(status) => eprintln!("too old to be asked: {status}"),
-        }
-    };
-    next(&mut stream).await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    server.append(&batch(1, 1)).await;
-    let response = next(&mut stream).await.unwrap().unwrap();
-    assert!(matches!(
-        response.message,
-        Some(v1::observe_response::Message::Events(_))
-    ));
+    let mut client = server.observer().await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let stream = timeout(PATIENCE, open(&mut client, live())).await;
+        streams.push(stream.expect("there is room"));
+    }
+    let mut third = tokio::spawn(async move { open(&mut client, live()).await });
+    // Another connection has its own.
+    streams.push(open(&mut server.observer().await, live()).await);
+    let waits = timeout(Duration::from_millis(300), &mut third).await;
+    assert!(waits.is_err(), "{waits:?}");
+    assert_eq!(server.collector.accounts().ledger().subscribers, 3);
+    drop(streams.swap_remove(0));
+    timeout(PATIENCE, third).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
