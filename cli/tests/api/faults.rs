@@ -186,16 +186,16 @@ fn publisher(collector: &Running) -> Publisher {
 }
 
 /// What a collector is given.
-struct Place {
+pub(crate) struct Place {
     directory: tempfile::TempDir,
     nats: servers::Server,
 }
 
 /// A collector in a mount namespace with a small disk.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     metrics: SocketAddr,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     log: PathBuf,
 }
 
@@ -207,7 +207,7 @@ struct Paused(u32);
 // === impl Place ===
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let nats = servers::nats(&directory.path().join("nats"));
         fs::create_dir(directory.path().join("disk")).unwrap();
@@ -222,7 +222,7 @@ impl Place {
 // === impl Running ===
 
 impl Running {
-    fn start(place: &Place, arguments: &[String]) -> Self {
+    pub(crate) fn start(place: &Place, arguments: &[String]) -> Self {
         let (metrics, listen) = (free_address(), free_address());
         let socket = place.directory.path().join("collector.sock");
         let log = place.directory.path().join("log");
@@ -254,7 +254,7 @@ impl Running {
         running
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         get(self.metrics, path).unwrap()
     }
 

@@ -12,6 +12,7 @@ mod crash;
 mod executable;
 mod faults;
 mod load;
+mod metrics;
 #[path = "../monitor/mod.rs"]
 mod monitor;
 mod servers;

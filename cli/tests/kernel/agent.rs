@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A collector in memory, on a Unix socket; killed when it is dropped.
 pub(crate) struct Collector {
-    child: Child,
+    child: Option<Child>,
     directory: TempDir,
 }
 
@@ -39,29 +39,42 @@ pub(crate) struct Agent {
 
 impl Collector {
     pub(crate) fn start() -> Collector {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("collector.sock");
+        let mut collector = Collector::away();
+        collector.arrive();
+        collector
+    }
+
+    /// One that is not there yet.
+    pub(crate) fn away() -> Collector {
+        Collector {
+            child: None,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) fn arrive(&mut self) {
         let child = Command::new(executable::product())
             .args(["collector", "--metrics-addr", "127.0.0.1:0", "--listen"])
-            .arg(format!("unix://{}", socket.display()))
+            .arg(self.url())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let collector = Collector { child, directory };
+        self.child = Some(child);
         let deadline = Instant::now() + DEADLINE;
-        while UnixStream::connect(&socket).is_err() {
+        while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < deadline, "the collector does not listen");
             thread::sleep(LOOK);
         }
-        collector
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("collector.sock")
     }
 
     pub(crate) fn url(&self) -> String {
-        format!(
-            "unix://{}",
-            self.directory.path().join("collector.sock").display()
-        )
+        format!("unix://{}", self.socket().display())
     }
 
     /// Everything it has, as `observe` prints it.
@@ -81,9 +94,11 @@ impl Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        // It never ends by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            // It never ends by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

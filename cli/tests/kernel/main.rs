@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! processes  timers  counts  dispatch  cgroups  entered  io_uring  paths  socketcall  loss  feedback  hostile  instances  refusals    what is proved
-//! policies  edits  limits  exhaustion  returns  bench  canaries  metrics  faults
+//! policies  edits  limits  exhaustion  returns  bench  canaries  metrics  faults  observers  redaction
 //! instance, agent ── stream, ledger, events          generator   filter, cgroup    kernel_object
 //! a running product, and what it says          the load    what it is given   the kernel's own answer
 //! ```
@@ -45,9 +45,11 @@ mod loss;
 mod metrics;
 #[path = "../monitor/mod.rs"]
 mod monitor;
+mod observers;
 mod paths;
 mod policies;
 mod processes;
+mod redaction;
 mod refusals;
 mod returns;
 #[cfg(target_arch = "x86_64")]
@@ -85,6 +87,8 @@ fn main() -> ExitCode {
         refusals::a_ring_of_an_impossible_size_is_status_2,
         refusals::an_invalid_filter_is_status_1_and_names_file_and_mistake,
         refusals::status_without_an_instance_is_status_6,
+        refusals::an_agent_without_tls_to_another_host_is_status_1_and_names_the_flag,
+        refusals::an_agent_that_may_be_insecure_says_that_it_is,
         processes::two_thousand_execs_are_reported_once_each_with_pid_argv_uid_and_code,
         processes::processes_of_sixteen_threads_end_once_however_they_end,
         processes::arguments_past_the_bound_are_cut_and_marked,
@@ -145,6 +149,10 @@ fn main() -> ExitCode {
         instances::status_lists_what_the_kernel_has_of_the_instance,
         instances::sigusr1_prints_the_ledger_and_sigterm_ends_with_it,
         instances::an_instance_after_a_killed_one_starts_afresh,
+        observers::an_observer_sees_what_run_prints_and_nothing_else,
+        observers::a_second_instance_serves_its_observers_beside_the_first,
+        observers::an_instance_after_a_killed_one_serves_where_observers_look,
+        redaction::a_secret_in_arguments_is_neither_spooled_nor_published,
         canaries::no_canary_reaches_a_consumer_and_each_is_counted,
         canaries::a_way_that_breaks_makes_it_unready_until_it_is_whole_again,
         metrics::the_endpoint_has_the_documented_names_and_the_ledgers_equation,

@@ -6,7 +6,14 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::{executable, filter::FilterFile};
+use crate::{
+    agent::Agent,
+    executable,
+    filter::{FilterFile, UNUSED_CALL, filter},
+};
+
+/// Nobody's: it is for documentation (RFC 5737).
+const ANOTHER_HOST: &str = "192.0.2.1:7443";
 
 fn product(arguments: &[&str]) -> Output {
     Command::new(executable::product())
@@ -110,4 +117,35 @@ pub(crate) fn status_without_an_instance_is_status_6() {
     // No process has this number: PID_MAX_LIMIT (include/linux/threads.h) is 2^22.
     let output = product(&["status", "--instance", "4194305"]);
     assert_refused(&output, 6, &["4194305"]);
+}
+
+pub(crate) fn an_agent_without_tls_to_another_host_is_status_1_and_names_the_flag() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    // Of a name nobody knows to which machine it leads.
+    for host in [ANOTHER_HOST, "[2001:db8::1]:7443", "collector.example:7443"] {
+        let url = format!("http://{host}");
+        let output = product(&["agent", "--collector", &url, "--state-dir", state]);
+        let secure = format!("https://{host}");
+        assert_refused(&output, 1, &[&url, "--insecure", &secure]);
+    }
+}
+
+pub(crate) fn an_agent_that_may_be_insecure_says_that_it_is() {
+    let state = tempfile::tempdir().unwrap();
+    let filters = filter("Trace", &[UNUSED_CALL]);
+    // Without events it has nothing to wait for at its end.
+    let more = [
+        "--insecure",
+        "--process-events",
+        "off",
+        "--filters",
+        filters.path(),
+    ];
+    let url = format!("http://{ANOTHER_HOST}");
+    let agent = Agent::start(&url, state.path(), &more);
+    agent.await_log("how it publishes", |line| {
+        line.contains("INSECURE") && line.contains(&url)
+    });
+    agent.end();
 }

@@ -1,8 +1,16 @@
 use std::sync::Arc;
 
-use ebpf_hello_collector::{log::Memory, serve::Options};
-use ebpf_hello_proto::v1;
+use ebpf_hello_collector::{
+    log::{Memory, Place},
+    serve::Options,
+    token,
+};
+use ebpf_hello_proto::{
+    DESCRIPTOR,
+    v1::{self, event::Kind},
+};
 use prost::Message as _;
+use prost_reflect::DescriptorPool;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -68,6 +76,120 @@ async fn events_are_lines_of_json_over_plain_http() {
     );
     let shop = get(&server, "/v1/events", "authorization: Bearer shop\r\n").await;
     assert_eq!(shop.lines().filter(|line| line.starts_with('{')).count(), 3);
+}
+
+/// A server with six events, of which no two are alike.
+async fn with_six_events() -> Server {
+    let pod = |namespace: &str, name: &str, app: &str, container: &str| v1::Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        container: Some(v1::Container {
+            name: container.into(),
+            ..v1::Container::default()
+        }),
+        ..v1::Pod::default()
+    };
+    let process = |pid, uid, comm: &str, binary: &str| v1::Process {
+        pid,
+        uid: Some(uid),
+        comm: comm.into(),
+        binary: binary.into(),
+        ..v1::Process::default()
+    };
+    let cart = pod("shop", "cart-0", "cart", "web");
+    let safe = pod("bank", "safe-0", "safe", "vault");
+    let sh = process(42, 0, "sh", "/bin/dash");
+    let curl = process(43, 1000, "curl", "/usr/bin/curl");
+    let wget = process(44, 2000, "wget", "/usr/bin/wget");
+    let exec = || Kind::Exec(v1::Exec::default());
+    let openat = Kind::Path(v1::Path {
+        name: "openat".into(),
+        ..v1::Path::default()
+    });
+    let connect = Kind::Sock(v1::Sock {
+        name: "connect".into(),
+        ..v1::Sock::default()
+    });
+    let getppid = Kind::Syscall(v1::Syscall {
+        name: "getppid".into(),
+        ..v1::Syscall::default()
+    });
+    let server = start().await;
+    let log = [
+        ("n1", Some(&cart), &sh, exec()),
+        ("n1", Some(&cart), &curl, openat),
+        ("n1", Some(&safe), &wget, Kind::Exit(v1::Exit::default())),
+        ("n2", Some(&safe), &curl, connect),
+        ("n2", None, &sh, getppid),
+        ("n2", Some(&cart), &wget, exec()),
+    ];
+    for (sequence, (node, pod, process, kind)) in (1..).zip(log) {
+        let mut batch = batch(sequence, 1);
+        batch.node = node.into();
+        batch.processes = vec![process.clone()];
+        batch.pods = pod.into_iter().cloned().collect();
+        batch.events[0].pod = u32::from(pod.is_some());
+        batch.events[0].event.as_mut().unwrap().kind = Some(kind);
+        server.append(&batch).await;
+    }
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_takes_each_filter_of_observe() {
+    let server = with_six_events().await;
+    let third = Place {
+        position: 3,
+        event: 0,
+    };
+    let resume = format!("resume_token={}", token::encode(server.log.as_ref(), third));
+    // Values that are of use to one filter only: another that gets them selects something else, or refuses them.
+    #[rustfmt::skip]
+    let table: [(&str, &[u64]); 21] = [
+        ("", &[1, 2, 3, 4, 5, 6]),
+        ("nodes=*2", &[4, 5, 6]),
+        ("namespaces=shop", &[1, 2, 6]),
+        ("namespaces=shop&namespaces=bank", &[1, 2, 3, 4, 6]),
+        ("pods=safe-?", &[3, 4]),
+        ("label_selector=app+in+(cart,shelf)", &[1, 2, 6]),
+        ("containers=vault", &[3, 4]),
+        ("syscalls=openat&syscalls=connect", &[2, 4]),
+        ("syscalls=@file", &[2]),
+        ("types=exec&types=exit", &[1, 3, 6]),
+        ("comms=c*", &[2, 4]),
+        ("binaries=/usr/*", &[2, 3, 4, 6]),
+        ("uids=1000-1999", &[2, 4]),
+        ("pids=42&pids=44", &[1, 3, 5, 6]),
+        ("cel=event.process.pid==44+%26%26+event.node=='n1'", &[3]),
+        ("types=exec&comms=sh", &[1]),
+        ("since=2023-11-14T22:13:24Z", &[4, 5, 6]),
+        ("until=2023-11-14T22:13:22Z", &[1]),
+        ("last=2", &[5, 6]),
+        ("follow=false", &[1, 2, 3, 4, 5, 6]),
+        (&resume, &[3, 4, 5, 6]),
+    ];
+    for (query, expected) in table {
+        let answer = get(&server, &format!("/v1/events?{query}"), ALL).await;
+        let sequences: Vec<u64> = answer
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .filter_map(|line| serde_json::from_str::<v1::Event>(line).ok())
+            .map(|event| event.sequence)
+            .collect();
+        assert_eq!(sequences, expected, "{query}: {answer}");
+    }
+    let schema = DescriptorPool::decode(DESCRIPTOR).unwrap();
+    let selection = schema
+        .get_message_by_name("ebpfhello.v1.Selection")
+        .unwrap();
+    for field in selection.fields() {
+        let parameter = format!("{}=", field.name());
+        assert!(
+            table.iter().any(|(query, _)| query.starts_with(&parameter)),
+            "no query with {parameter}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ebpf_hello_collector::{log::Memory, serve::Options};
 use ebpf_hello_proto::{
@@ -404,6 +407,35 @@ async fn a_quiet_stream_shows_that_it_is_alive() {
         number += 1;
         server.append(&batch(number, 1)).await;
     }
+}
+
+#[tokio::test]
+async fn a_hello_to_who_may_see_all_has_the_version_and_how_far_the_store_reaches() {
+    let server = start().await;
+    let mut client = server.observer().await;
+    let mut hello = async || {
+        let mut stream = client.observe(everything()).await.unwrap().into_inner();
+        match next(&mut stream).await.unwrap().unwrap().message {
+            Some(Message::Hello(hello)) => hello,
+            other => panic!("{other:?}"),
+        }
+    };
+    let empty = hello().await;
+    assert_eq!((empty.store_oldest, empty.store_newest), (None, None));
+    let order = |time: Timestamp| (time.seconds, time.nanos);
+    let now = || order(SystemTime::now().into());
+    let mut times = vec![now()];
+    for number in 1..=3 {
+        server.append(&batch(number, 1)).await;
+        times.push(now());
+    }
+    let hello = hello().await;
+    assert_eq!(hello.version, env!("CARGO_PKG_VERSION"));
+    // When they were stored: their own times are of 2023.
+    let oldest = hello.store_oldest.map(order).unwrap();
+    let newest = hello.store_newest.map(order).unwrap();
+    assert!((times[0]..=times[1]).contains(&oldest), "{hello:?}");
+    assert!((times[2]..=times[3]).contains(&newest), "{hello:?}");
 }
 
 #[tokio::test]
