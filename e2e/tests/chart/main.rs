@@ -6,10 +6,12 @@
 )]
 
 mod arrival;
+mod certificates;
 mod definitions;
 mod generated;
 mod manifests;
 mod monitoring;
+mod notes;
 mod pods;
 mod refusals;
 mod rendering;

@@ -7,8 +7,16 @@ pub(crate) const EVERYTHING: &[&str] = &[
     "--set=monitoring.monitors.enabled=true,monitoring.rules.enabled=true,monitoring.dashboard.enabled=true",
     "--set=networkPolicy.enabled=true,collector.persistence.enabled=true",
     "--set=tls.certManager.enabled=true,tls.certManager.issuerRef.name=issuer,tls.server.caConfigMap=trusted",
-    "--set-json=filters=[{\"kind\":\"ClusterSyscallFilter\",\"name\":\"host\",\"spec\":{\"host\":true}}]",
+    r#"--set-json=filters=[
+        {"kind": "ClusterSyscallFilter", "name": "host", "spec": {"host": true}},
+        {"kind": "SyscallFilter", "name": "execs", "spec": {"rules": [{"syscalls": ["execve"], "handler": "Exec"}]}}
+    ]"#,
 ];
+/// Objects of the user's own, as YAML and as text.
+pub(crate) const OBJECTS: &str = r#"--set-json=extraObjects=[
+    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-yaml", "namespace": "{{ .Release.Namespace }}"}},
+    "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}-text\n  namespace: {{ .Release.Namespace }}\n"
+]"#;
 /// Several collectors behind NATS.
 pub(crate) const NATS: &[&str] = &[
     "--set=collector.replicas=3,hub.nats.url=nats://nats:4222,hub.nats.credentialsSecret=nats,hub.nats.tlsSecret=nats-tls",
@@ -69,7 +77,7 @@ fn objects_carry_the_recommended_labels_and_names_of_the_release() {
         }
         let name = metadata["name"].as_str().unwrap();
         assert!(
-            name.starts_with("ebpf-hello") || name == "host",
+            name.starts_with("ebpf-hello") || ["host", "execs"].contains(&name),
             "{kind} {name}"
         );
         for label in [
@@ -125,7 +133,7 @@ fn a_chart_that_has_this_one_as_a_dependency_can_turn_it_off() {
     render(&["--set=enabled=true,global.x=y"]);
 }
 
-fn named<'a>(objects: &'a [Object], kind: &str, name: &str) -> Option<&'a Object> {
+pub(crate) fn named<'a>(objects: &'a [Object], kind: &str, name: &str) -> Option<&'a Object> {
     objects
         .iter()
         .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
@@ -207,4 +215,101 @@ fn the_test_reaches_a_collector_that_is_closed_to_readers() {
         .map(|peer| &peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
         .collect();
     assert_eq!(components, ["agent", "test"]);
+}
+
+#[test]
+fn what_is_switched_off_leaves_nothing_behind() {
+    for (component, switch) in [("crds", "crds.upgrade"), ("test", "test.enabled")] {
+        // With the objects that other switches add for it.
+        let on = "--set=networkPolicy.enabled=true,securityContextConstraints=always";
+        let name = format!("ebpf-hello-{component}");
+        let kinds = |text: &str| {
+            let mut kinds: Vec<_> = objects(text)
+                .iter()
+                .filter(|object| {
+                    let is_named = |name: &str| object["metadata"]["name"] == name;
+                    is_named(&name) || is_named(&format!("{name}-nonroot-v2"))
+                })
+                .map(|object| object["kind"].as_str().unwrap().to_owned())
+                .collect();
+            kinds.sort();
+            kinds
+        };
+        let expected = match component {
+            "crds" => [
+                "ClusterRole",
+                "ClusterRoleBinding",
+                "Job",
+                "RoleBinding",
+                "ServiceAccount",
+            ],
+            _ => [
+                "Pod",
+                "Role",
+                "RoleBinding",
+                "RoleBinding",
+                "ServiceAccount",
+            ],
+        };
+        assert_eq!(kinds(&render_text(&[on]).unwrap()), expected, "{switch}");
+
+        let text = render_text(&[on, &format!("--set={switch}=false")]).unwrap();
+        assert!(!text.contains(&name), "{switch}: {text}");
+        let label = format!("app.kubernetes.io/component: {component}");
+        assert!(!text.contains(&label), "{switch}: {text}");
+        let event = if component == "crds" {
+            "pre-install"
+        } else {
+            "test"
+        };
+        let annotation = format!("helm.sh/hook: {event}");
+        assert!(!text.contains(&annotation), "{switch}: {text}");
+    }
+}
+
+#[test]
+fn objects_of_the_users_own_are_templates_whether_they_are_yaml_or_text() {
+    let objects = render(&[OBJECTS]);
+    for name in ["ebpf-hello-yaml", "ebpf-hello-text"] {
+        let object = named(&objects, "ConfigMap", name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(object["metadata"]["namespace"], "ebpf-hello", "{name}");
+    }
+}
+
+#[test]
+fn a_filter_of_the_release_is_where_the_release_is_unless_it_says_where() {
+    let objects = render(&[
+        "--set-json=filters=[{\"kind\":\"SyscallFilter\",\"name\":\"here\",\"spec\":{\"rules\":[]}},\
+         {\"kind\":\"SyscallFilter\",\"name\":\"there\",\"namespace\":\"shop\",\"spec\":{}}]",
+    ]);
+    let filter = |name: &str| named(&objects, "SyscallFilter", name).unwrap();
+    assert_eq!(filter("here")["metadata"]["namespace"], "ebpf-hello");
+    assert_eq!(filter("here")["spec"], serde_json::json!({"rules": []}));
+    assert_eq!(filter("there")["metadata"]["namespace"], "shop");
+}
+
+#[test]
+fn pods_are_open_to_the_cluster_until_somebody_closes_them() {
+    let policies = |flags: &[&str]| {
+        let objects = render(flags);
+        let policies = objects
+            .iter()
+            .filter(|object| object["kind"] == "NetworkPolicy");
+        policies.count()
+    };
+    assert_eq!(policies(&[]), 0);
+    assert_eq!(policies(&["--set=networkPolicy.enabled=true"]), 2);
+}
+
+/// With one collector, too: agents keep what it would have taken.
+#[test]
+fn a_drain_may_take_one_collector() {
+    for (flags, kind) in [(&[][..], "StatefulSet"), (NATS, "Deployment")] {
+        let objects = render(flags);
+        let of_kind = |kind: &str| &named(&objects, kind, "ebpf-hello-collector").unwrap()["spec"];
+        let budget = of_kind("PodDisruptionBudget");
+        assert_eq!(budget["maxUnavailable"], 1, "{kind}");
+        assert!(budget["minAvailable"].is_null(), "{kind}");
+        assert_eq!(budget["selector"], of_kind(kind)["selector"], "{kind}");
+    }
 }

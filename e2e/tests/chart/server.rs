@@ -10,7 +10,10 @@ use ebpf_hello_e2e::{
 };
 use serde_json::{Value, json};
 
-use super::rendering::{EVERYTHING, NATS};
+use super::{
+    pods::added,
+    rendering::{EVERYTHING, NATS, OBJECTS},
+};
 
 /// Writes objects where kubectl can read them.
 pub(crate) fn written(server: &ApiServer, name: &str, objects: &[Object]) -> PathBuf {
@@ -53,10 +56,12 @@ async fn the_server_takes_every_object() {
             &[("pod-security.kubernetes.io/enforce", "privileged")],
         )
         .await;
+    let (agent, collector) = (added("agent"), added("collector"));
     for (name, flags) in [
         ("defaults", &[][..]),
         ("everything", EVERYTHING),
         ("nats", NATS),
+        ("additions", &[&agent, &collector, OBJECTS]),
     ] {
         // Whose definitions are other projects'.
         let foreign = ["monitoring.coreos.com/v1", "cert-manager.io/v1"];
