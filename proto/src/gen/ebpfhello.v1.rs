@@ -1850,7 +1850,7 @@ pub mod collector_service_client {
         ///
         /// PERMISSION_DENIED: a message names another node than the certificate does.
         /// INVALID_ARGUMENT: a batch that breaks its rules; the details name the field.
-        /// RESOURCE_EXHAUSTED: a message past the size limit, or more in flight than the window allows.
+        /// RESOURCE_EXHAUSTED: a message past the size limit.
         pub async fn publish(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PublishRequest>,
@@ -2067,11 +2067,11 @@ pub struct ObserverHello {
     #[prost(string, tag = "2")]
     #[prost_canonical_serde(proto_name = "scope", json_name = "scope")]
     pub scope: ::prost::alloc::string::String,
-    /// Time of the oldest event in the store. Absent when it is empty.
+    /// When the oldest event in the store was put there. Absent when it is empty.
     #[prost(message, optional, tag = "3")]
     #[prost_canonical_serde(proto_name = "store_oldest", json_name = "storeOldest")]
     pub store_oldest: ::core::option::Option<crate::Timestamp>,
-    /// Time of the newest.
+    /// When the newest was.
     #[prost(message, optional, tag = "4")]
     #[prost_canonical_serde(proto_name = "store_newest", json_name = "storeNewest")]
     pub store_newest: ::core::option::Option<crate::Timestamp>,

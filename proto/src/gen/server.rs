@@ -24,7 +24,7 @@ pub mod collector_service_server {
         ///
         /// PERMISSION_DENIED: a message names another node than the certificate does.
         /// INVALID_ARGUMENT: a batch that breaks its rules; the details name the field.
-        /// RESOURCE_EXHAUSTED: a message past the size limit, or more in flight than the window allows.
+        /// RESOURCE_EXHAUSTED: a message past the size limit.
         async fn publish(
             &self,
             request: tonic::Request<tonic::Streaming<crate::wire::PublishRequest>>,
