@@ -111,7 +111,7 @@ pub(crate) fn the_tail_sample_shows_its_lines_for_pods_on_both_nodes(cluster: &C
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples/hello-tail.yaml");
     let text =
         fs::read_to_string(&sample).unwrap_or_else(|error| panic!("{}: {error}", sample.display()));
-    // The sample's workload is busybox by its public name; the nodes have ours.
+    // The sample's workload is an image by its public name; the nodes have ours.
     let text = with_image(&text, cluster.workload_image());
     cluster.apply(&text);
     for node in cluster.nodes() {

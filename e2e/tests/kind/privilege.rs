@@ -59,7 +59,7 @@ pub(crate) fn each_capability_is_needed_for_something_named(cluster: &Cluster) {
     }
 }
 
-/// Runs the agent's container on the node once, with these capabilities only: what it said when it ended.
+/// Runs the agent's image and `run` on the node once, with these capabilities only: what it said when it ended.
 fn refused_with(
     cluster: &Cluster,
     node: &str,

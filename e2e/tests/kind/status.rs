@@ -55,7 +55,7 @@ pub(crate) fn a_node_whose_agent_cannot_start_is_named_within_a_minute(cluster: 
     );
     shop.await_programmed("timers", "2/2");
     let worker = cluster.worker();
-    // The runtime does not find the image's program any more: the pod is there and cannot start.
+    // A volume of its pod is no directory any more: the pod is there and cannot start.
     worker.run("mv /var/log/containers /var/log/containers.away && touch /var/log/containers");
     cluster.kubectl(&[
         "-n",
@@ -83,6 +83,9 @@ pub(crate) fn a_node_whose_agent_cannot_start_is_named_within_a_minute(cluster: 
                         .as_str()
                         .is_some_and(|reason| !reason.is_empty());
                 if told {
+                    // As a person asks.
+                    let table = cluster.kubectl(&["get", "sf", "-n", shop.name()]);
+                    assert!(table.contains(" 1/2 "), "{table}");
                     Ok(failure.to_string())
                 } else {
                     Err(status.to_string())
