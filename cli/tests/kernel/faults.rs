@@ -170,13 +170,7 @@ const FAULTS: &[Fault] = &[
         healthz: 200,
         readyz: 503,
         says: "no exec canary came through within 5 s",
-        cause: |place| {
-            let agent = place.agent(&[]);
-            agent.await_answer("/readyz", 200, "ok");
-            let reader = agent.thread("ring-reader").to_string();
-            let held = command(&["hold", &reader]);
-            (agent, Box::new(held))
-        },
+        cause: |place| stuck(place.agent(&[]), "ring-reader"),
         told: |_| {},
     },
     Fault {
@@ -184,13 +178,7 @@ const FAULTS: &[Fault] = &[
         healthz: 200,
         readyz: 503,
         says: "no exec canary came through within 5 s",
-        cause: |place| {
-            let agent = place.agent(&[]);
-            agent.await_answer("/readyz", 200, "ok");
-            let publisher = agent.thread("publisher").to_string();
-            let held = command(&["hold", &publisher]);
-            (agent, Box::new(held))
-        },
+        cause: |place| stuck(place.agent(&[]), "publisher"),
         told: |_| {},
     },
     Fault {
@@ -199,12 +187,9 @@ const FAULTS: &[Fault] = &[
         readyz: 503,
         says: "no system call canary came through within 5 s",
         cause: |place| {
-            let agent = place.agent(&["--ring-size", "64KiB"]);
-            agent.await_answer("/readyz", 200, "ok");
-            let reader = agent.thread("ring-reader").to_string();
-            let held = command(&["hold", &reader]);
+            let fault = stuck(place.agent(&["--ring-size", "64KiB"]), "ring-reader");
             generate(&["call", UNUSED_CALL, "10000"]);
-            (agent, Box::new(held))
+            fault
         },
         told: |agent| {
             let lost = "ebpf_hello_events_lost_total{handler=\"trace\",stage=\"kernel\",reason=\"ringbuf_full\"}";
@@ -229,6 +214,13 @@ const FAULTS: &[Fault] = &[
         told: |_| {},
     },
 ];
+
+/// A thread of an agent that was ready stands still.
+fn stuck(agent: Agent, thread: &str) -> (Agent, Box<dyn std::any::Any>) {
+    agent.await_answer("/readyz", 200, "ok");
+    let held = command(&["hold", &agent.thread(thread).to_string()]);
+    (agent, Box::new(held))
+}
 
 pub(crate) fn each_fault_has_its_healthz_and_readyz() {
     for fault in FAULTS {
