@@ -15,7 +15,7 @@ use ebpf_hello_policy::Labels;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::identity::Pod;
+use crate::{identity::Pod, private};
 
 /// In the directory of the agent's state.
 const FILE: &str = "policy.json";
@@ -100,7 +100,7 @@ impl Place {
                 text.len()
             )));
         }
-        fs::create_dir_all(&self.directory)?;
+        private::directory(&self.directory)?;
         let next = self.directory.join(format!("{FILE}.next"));
         let mut file = OpenOptions::new()
             .write(true)
