@@ -11,7 +11,7 @@ use std::{
 use crate::{canary::Canaries, intake::Batch};
 
 /// What is handed on at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) batch: Batch,
     /// Nonces of canaries that were read no later than the batch's last event.
@@ -108,24 +108,27 @@ mod tests {
 
     const NONCE: NonZeroU64 = NonZeroU64::new(7).unwrap();
 
-    fn parcel(events: usize) -> Parcel {
+    /// A queue that holds an awaited canary, read with so many events.
+    fn awaiting(events: usize) -> (Events, Out, Arc<Canaries>) {
+        let canaries = Arc::new(Canaries::default());
+        let (out, parcels) = sync_channel(1);
+        let (queue, _) = Events::new(parcels, Arc::clone(&canaries));
+        canaries.expect(NONCE);
         let item = Item {
             handler: None,
             event: Event::default(),
         };
-        Parcel {
+        let parcel = Parcel {
             batch: vec![item; events],
             canaries: vec![NONCE],
-        }
+        };
+        out.send(parcel).unwrap();
+        (queue, out, canaries)
     }
 
     #[test]
     fn a_canary_is_through_when_its_batch_is_done_with() {
-        let canaries = Arc::new(Canaries::default());
-        let (out, parcels) = sync_channel(2);
-        let (mut events, _consumer) = Events::new(parcels, Arc::clone(&canaries));
-        canaries.expect(NONCE);
-        out.send(parcel(1)).unwrap();
+        let (mut events, out, canaries) = awaiting(1);
         assert_eq!(events.next().unwrap().len(), 1);
         assert!(canaries.is_awaited(NONCE));
         drop(out);
@@ -135,11 +138,7 @@ mod tests {
 
     #[test]
     fn a_canary_that_comes_alone_disturbs_nobody() {
-        let canaries = Arc::new(Canaries::default());
-        let (out, parcels) = sync_channel(2);
-        let (mut events, _consumer) = Events::new(parcels, Arc::clone(&canaries));
-        canaries.expect(NONCE);
-        out.send(parcel(0)).unwrap();
+        let (mut events, out, canaries) = awaiting(0);
         drop(out);
         assert!(events.next().is_none());
         assert!(!canaries.is_awaited(NONCE));

@@ -17,7 +17,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::faults::{Place, Running};
+use crate::{
+    faults::{Place, Running},
+    monitor::metric_names,
+};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/HEALTH.md");
 /// Patience with a busy machine.
@@ -55,13 +58,7 @@ async fn the_endpoint_has_the_documented_names_and_what_was_published_and_read_i
     }
 
     let text = collector.get("/metrics").text;
-    assert!(text.ends_with("# EOF\n"), "OpenMetrics ends so");
-    let mut told = BTreeSet::new();
-    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let (name, kind) = line.split_once(' ').unwrap();
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        assert!(told.insert(format!("{name}{suffix}")), "{name} twice");
-    }
+    let mut told = metric_names(&text);
     assert!(told.remove("ebpf_hello_build_info"), "{text}");
     assert_eq!(told, documented());
     let value = |name: &str| -> u64 {

@@ -1,11 +1,10 @@
 //! The agent's metrics: the names that dashboards rely on, and the ledger's equation in them.
 
-use std::collections::BTreeSet;
-
 use crate::{
     agent::{Agent, Collector},
     filter::{UNUSED_CALL, filter},
     generator::generate,
+    monitor::metric_names,
 };
 
 /// What a node has from its start on.
@@ -47,14 +46,7 @@ pub(crate) fn the_endpoint_has_the_documented_names_and_the_ledgers_equation() {
         |it| it as u64 == made,
     );
     let text = agent.get("/metrics").text;
-    assert!(text.ends_with("# EOF\n"), "OpenMetrics ends so");
-
-    let mut told = BTreeSet::new();
-    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let (name, kind) = line.split_once(' ').unwrap();
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        assert!(told.insert(format!("{name}{suffix}")), "{name} twice");
-    }
+    let told = metric_names(&text);
     for name in NAMES {
         assert!(told.contains(name), "no {name} in {told:?}");
     }

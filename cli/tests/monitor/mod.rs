@@ -1,6 +1,7 @@
 //! The port for machines, as a test asks it.
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
@@ -37,4 +38,16 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         text: body.to_owned(),
     })
+}
+
+/// Names of the metrics in an answer of `/metrics`, as they are asked for; each is there once.
+pub(crate) fn metric_names(text: &str) -> BTreeSet<String> {
+    assert!(text.ends_with("# EOF\n"), "OpenMetrics ends so");
+    let mut names = BTreeSet::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        assert!(names.insert(format!("{name}{suffix}")), "{name} twice");
+    }
+    names
 }
